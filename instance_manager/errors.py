@@ -1,0 +1,161 @@
+"""The whole error tree: what can go wrong, its stable code, and its exit code.
+
+Two branches under one root. A *permanent* error needs a person; a *transient* one may pass, and
+the supervisor retries. Messages read ``cannot <verb> <object>: <reason>``; the hint is the way
+out. Exit codes are those of the contract for ``run``, sysexits.h for 78 (``EX_CONFIG``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Exit:
+    """Exit codes of ``run``; client commands use DONE, FAILED, USAGE and CONFLICT."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    PREFLIGHT = 3
+    DISK_SPACE = 4
+    NOT_STARTED = 5
+    CRASH_LOOP = 6
+    DATA_DIRECTORY = 7
+    UNCLEAN = 8
+    CONFLICT = 9
+    SETTINGS = 78
+
+
+class ErrorCode(StrEnum):
+    """Stable names of errors: the same word in logs, status and HTTP answers."""
+
+    INTERNAL = "internal"
+    USAGE = "usage"
+    SETTINGS_INVALID = "settings-invalid"
+    PREFLIGHT_REFUSED = "preflight-refused"
+    DISK_FULL = "disk-full"
+    START_FAILED = "start-failed"
+    CRASH_LOOP = "crash-loop"
+    DATA_DIRECTORY_UNUSABLE = "data-directory-unusable"
+    DATA_DIRECTORY_IN_USE = "data-directory-in-use"
+    UNRESPONSIVE = "unresponsive"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with an input: where it stands, and what to do about it."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class InstanceManagerError(Exception):
+    """Base of every error that a user may see.
+
+    *hint* says what to do; *context* holds plain values for the log.
+    """
+
+    code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+    exit_code: ClassVar[int] = Exit.FAILED
+
+    def __init__(self, message: str, *, hint: str = "", **context: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.context = context
+
+
+class PermanentError(InstanceManagerError):
+    """Retrying can't help; a person must act."""
+
+
+class TransientError(InstanceManagerError):
+    """May pass by itself; the supervisor may retry with backoff."""
+
+
+class UsageError(PermanentError):
+    """The command line can't be understood."""
+
+    code = ErrorCode.USAGE
+    exit_code = Exit.USAGE
+
+
+class SettingsError(PermanentError):
+    """The settings, an address or a directory that they name can't be used.
+
+    Carries all problems found, not the first.
+    """
+
+    code = ErrorCode.SETTINGS_INVALID
+    exit_code = Exit.SETTINGS
+
+    def __init__(self, problems: Iterable[Problem], *, hint: str = "") -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)), hint=hint)
+
+
+class PreflightError(PermanentError):
+    """Extension volumes, or the configuration, would not work."""
+
+    code = ErrorCode.PREFLIGHT_REFUSED
+    exit_code = Exit.PREFLIGHT
+
+
+class DataDirectoryError(PermanentError):
+    """The data directory can't be used as it is."""
+
+    code = ErrorCode.DATA_DIRECTORY_UNUSABLE
+    exit_code = Exit.DATA_DIRECTORY
+
+
+class DataDirectoryInUseError(DataDirectoryError):
+    """Another server or manager holds the data directory."""
+
+    code = ErrorCode.DATA_DIRECTORY_IN_USE
+
+
+class CrashLoopError(PermanentError):
+    """Postgres was restarted as often as the settings allow."""
+
+    code = ErrorCode.CRASH_LOOP
+    exit_code = Exit.CRASH_LOOP
+
+
+class DiskSpaceError(TransientError):
+    """There is not enough disk space to start."""
+
+    code = ErrorCode.DISK_FULL
+    exit_code = Exit.DISK_SPACE
+
+
+class StartError(TransientError):
+    """Postgres, or a tool that prepares it, could not be started or ended on its own."""
+
+    code = ErrorCode.START_FAILED
+    exit_code = Exit.NOT_STARTED
+
+
+class UnresponsiveError(TransientError):
+    """Postgres, or the manager, did not answer in time."""
+
+    code = ErrorCode.UNRESPONSIVE
+
+
+class ConflictError(TransientError):
+    """What was asked for can't be done now, because something else is under way."""
+
+    code = ErrorCode.CONFLICT
+    exit_code = Exit.CONFLICT
+
+
+class InvalidTransitionError(Exception):
+    """A bug of ours: an event that the state table does not allow in this state."""
