@@ -1,0 +1,57 @@
+"""What is composed, against what the live server runs with. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.extensions.models import Composed, NotRunning, PendingAction
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from instance_manager.extensions.models import ExtensionsReport
+
+_AT_A_START: Final = ("shared_preload_libraries", "ld_library_path", "path", "env")
+"""A process gets its environment once, and preloads once."""
+_AT_A_RELOAD: Final = ("extension_control_path", "dynamic_library_path")
+
+NOTHING: Final = Composed(
+    extension_control_path="",
+    dynamic_library_path="",
+    shared_preload_libraries="",
+    ld_library_path="",
+    path="",
+    env={},
+)
+"""What is composed before anyone has looked at the volumes."""
+
+
+def volume_environment(
+    environment: Mapping[str, str], ours: Collection[str]
+) -> tuple[str, str, dict[str, str]]:
+    """Return loader path, PATH, and what volumes added to a server's environment.
+
+    *ours* are the names that every server gets from us.
+    """
+    added = {name: value for name, value in environment.items() if name not in ours}
+    loader, path = added.pop("LD_LIBRARY_PATH", ""), added.pop("PATH", "")
+    return loader, path or environment.get("PATH", ""), added
+
+
+def with_running(report: ExtensionsReport, running: Composed | None) -> ExtensionsReport:
+    """Return the report completed by what runs, and by what it takes to run what is composed."""
+    if running is None:
+        return report.model_copy(update={"running": NotRunning()})
+    action = report.pending_action
+    if action is PendingAction.NONE:
+        action = pending_action(report.composed, running)
+    return report.model_copy(update={"running": running, "pending_action": action})
+
+
+def pending_action(composed: Composed, running: Composed) -> PendingAction:
+    """Return what the running server needs in order to use what is composed."""
+    if any(getattr(composed, name) != getattr(running, name) for name in _AT_A_START):
+        return PendingAction.RESTART
+    if any(getattr(composed, name) != getattr(running, name) for name in _AT_A_RELOAD):
+        return PendingAction.RELOAD
+    return PendingAction.NONE

@@ -1,0 +1,128 @@
+"""What was found on disk, and what is known of the server: the input of the preflight.
+
+Pure values, made by the discovery and by tests. Named tuples, because dozens of them are made on
+the way to the first connection. Paths are relative to the volume unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from instance_manager.extensions.metadata import Metadata
+
+if TYPE_CHECKING:
+    from instance_manager.extensions.control import ControlFile
+    from instance_manager.extensions.magic import Magic
+    from instance_manager.extensions.models import Finding
+
+
+class ServerFacts(NamedTuple):
+    """The server that the volumes must fit.
+
+    *machine* is named as ``uname -m`` does. *libraries* are the file names in the server's own
+    library directory, ``$libdir``; None where they are not known.
+    """
+
+    major: int
+    machine: str
+    abi: str = "PostgreSQL"
+    libraries: frozenset[str] | None = None
+
+
+class LibraryFacts(NamedTuple):
+    """A file that the loader could be asked to load; *problem* says why it could not.
+
+    *bits*, *little_endian* and *machine* are known wherever there is an ELF header, the rest only
+    for 64-bit little-endian shared objects. *magic* is ``None`` where it was not looked for.
+    """
+
+    directory: str
+    name: str
+    problem: str = ""
+    bits: int = 0
+    little_endian: bool = True
+    machine: str | None = None
+    needed: tuple[str, ...] = ()
+    magic: Magic | None = None
+
+    @property
+    def path(self) -> str:
+        """The file's path."""
+        return join(self.directory, self.name)
+
+    @property
+    def is_module(self) -> bool:
+        """Whether the server can load it as a module, for all that its tables say."""
+        return self.magic is not None and self.magic.is_module
+
+
+class ControlFacts(NamedTuple):
+    """A control file; *directory* is the element of the path under which it lies.
+
+    *versions* are those that its scripts can install; None where their directory is missing.
+    *secondary* holds the control files of single versions, by path.
+    """
+
+    directory: str
+    extension: str
+    path: str
+    control: ControlFile
+    script_directory: str
+    versions: tuple[str, ...] | None
+    secondary: tuple[tuple[str, ControlFile], ...] = ()
+
+
+class PathLists(NamedTuple):
+    """The four lists of a volume's paths, those that exist and can be used only."""
+
+    extension_control_path: tuple[str, ...] = ()
+    dynamic_library_path: tuple[str, ...] = ()
+    ld_library_path: tuple[str, ...] = ()
+    bin_path: tuple[str, ...] = ()
+
+
+class VolumeFacts(NamedTuple):
+    """A volume as it lies on disk.
+
+    *path* is absolute, as the server will be told it; it may hold what can't be printed.
+    *is_open* is false where nothing inside could be looked at: then *obstacles* say why.
+    *loader_paths_given* says that the loader's path is the user's or the builder's choice and not
+    ours. *suffixless* are the names without a suffix in the library directories. *obstacles* are
+    what the discovery could not get past.
+    """
+
+    name: str
+    path: str
+    is_open: bool = True
+    is_mount: bool = True
+    read_only: bool = True
+    noexec: bool = False
+    paths: PathLists = PathLists()
+    loader_paths_given: bool = False
+    metadata: Metadata = Metadata()
+    controls: tuple[ControlFacts, ...] = ()
+    libraries: tuple[LibraryFacts, ...] = ()
+    suffixless: frozenset[str] = frozenset()
+    obstacles: tuple[Finding, ...] = ()
+
+    def searched(self) -> tuple[LibraryFacts, ...]:
+        """Return the libraries in the directories where the server searches for modules."""
+        directories = self.paths.dynamic_library_path
+        return tuple(each for each in self.libraries if each.directory in directories)
+
+    def module_files(self) -> frozenset[str]:
+        """Return the names of the files that the server can find in this volume."""
+        return self.suffixless.union(each.name for each in self.searched())
+
+
+class RootFacts(NamedTuple):
+    """Everything under the root."""
+
+    root: str
+    volumes: tuple[VolumeFacts, ...]
+    obstacles: tuple[Finding, ...] = ()
+
+
+def join(directory: str, name: str) -> str:
+    """Return the path of *name* in *directory*, where ``.`` is the volume itself."""
+    return name if directory == "." else f"{directory}/{name}"

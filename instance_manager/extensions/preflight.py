@@ -1,0 +1,277 @@
+"""The preflight: do these volumes fit this server, and may it start with them?
+
+Pure: facts in, findings and states out. A volume with an error is quarantined. Under the policy
+``quarantine`` it is left out and the rest starts, unless something that the user asked for by name
+needs it; under ``refuse`` any error forbids the start. A warning never does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from instance_manager.errors import PreflightError
+from instance_manager.extensions import environment
+from instance_manager.extensions.findings import Code, finding
+from instance_manager.extensions.models import (
+    Extension,
+    Library,
+    Preload,
+    Severity,
+    State,
+    Volume,
+)
+from instance_manager.extensions.paths import bare_name, display
+from instance_manager.extensions.volumes import FIRST_MAJOR, is_empty, judge_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from instance_manager.extensions.facts import (
+        ControlFacts,
+        LibraryFacts,
+        RootFacts,
+        ServerFacts,
+        VolumeFacts,
+    )
+    from instance_manager.extensions.models import ExtensionsReport, Finding
+    from instance_manager.settings.models import Settings, VolumeSettings
+
+
+class Verdict(NamedTuple):
+    """What became of the volumes; *accepted* are the facts of those that are not quarantined."""
+
+    volumes: tuple[Volume, ...]
+    findings: tuple[Finding, ...]
+    accepted: tuple[VolumeFacts, ...]
+
+
+def judge(root: RootFacts, server: ServerFacts, settings: Settings) -> Verdict:
+    """Return the state and the findings of every volume, in precedence order."""
+    listed = {volume.name: volume for volume in settings.extensions.volumes}
+    preloaded = frozenset(map(bare_name, settings.postgres.shared_preload_libraries))
+    findings = {
+        volume.name: list(judge_volume(volume, server, listed.get(volume.name), preloaded))
+        for volume in root.volumes
+    }
+    if server.major >= FIRST_MAJOR:
+        _note_missing_modules(root.volumes, server, findings)
+        _note_conflicts(root.volumes, listed, findings)
+        # A volume that a conflict took away may have held what another one needs.
+        _note_missing_modules(root.volumes, server, findings)
+    accepted = _accepted(root.volumes, findings)
+    return Verdict(
+        volumes=tuple(_describe(volume, findings[volume.name]) for volume in root.volumes),
+        findings=(
+            *root.obstacles,
+            *_absent(root.volumes, settings.extensions.volumes),
+            *_duplicates(accepted),
+        ),
+        accepted=accepted,
+    )
+
+
+def _accepted(
+    volumes: Sequence[VolumeFacts], findings: Mapping[str, Sequence[Finding]]
+) -> tuple[VolumeFacts, ...]:
+    return tuple(volume for volume in volumes if not _has_error(findings[volume.name]))
+
+
+def _has_error(findings: Iterable[Finding]) -> bool:
+    return any(each.severity is Severity.ERROR for each in findings)
+
+
+def _note_missing_modules(
+    volumes: Sequence[VolumeFacts], server: ServerFacts, findings: dict[str, list[Finding]]
+) -> None:
+    """Note modules that no accepted volume and not the server has, until nothing new is missing.
+
+    A volume that lacks a module is not accepted, so that what it held is missing too.
+    """
+    while True:
+        present = {name for each in _accepted(volumes, findings) for name in each.module_files()}
+        present |= server.libraries or frozenset()
+        is_settled = True
+        for volume in volumes:
+            for missing in _missing_modules(volume, present, server):
+                if missing not in findings[volume.name]:
+                    findings[volume.name].append(missing)
+                    is_settled = False
+        if is_settled:
+            return
+
+
+def _missing_modules(
+    volume: VolumeFacts, present: Collection[str], server: ServerFacts
+) -> Iterator[Finding]:
+    own = volume.module_files()
+
+    def is_missing(module: str) -> bool:
+        return not any(name in own or name in present for name in (module, f"{module}.so"))
+
+    for control in volume.controls:
+        module = control.control.module
+        if module is not None and is_missing(module):
+            message = f'extension "{control.extension}" needs library "{module}"'
+            message += ", which is not in dynamic_library_path"
+            yield finding(Code.MODULE_MISSING, control.path, message)
+    if server.libraries is not None:
+        for module in filter(is_missing, volume.metadata.shared_preload_libraries):
+            message = f'the metadata asks for library "{module}"'
+            message += ", which is not in dynamic_library_path"
+            yield finding(Code.MODULE_MISSING, module, message)
+
+
+def _note_conflicts(
+    volumes: Sequence[VolumeFacts],
+    listed: Mapping[str, VolumeSettings],
+    findings: dict[str, list[Finding]],
+) -> None:
+    """Note variables that an earlier volume sets otherwise: the later volume is left out."""
+    seen: dict[str, tuple[str, str]] = {}
+    for volume in _accepted(volumes, findings):
+        variables = environment.of_volume(volume, listed.get(volume.name)).variables
+        conflicts = [
+            name for name, value in variables.items() if seen.get(name, (value, ""))[0] != value
+        ]
+        for name in conflicts:
+            message = f'volumes "{seen[name][1]}" and "{volume.name}" set {name} differently'
+            findings[volume.name].append(finding(Code.ENVIRONMENT, name, message))
+        if not conflicts:
+            seen.update((name, (value, volume.name)) for name, value in variables.items())
+
+
+def _describe(volume: VolumeFacts, findings: Sequence[Finding]) -> Volume:
+    state = State.EMPTY if is_empty(volume) else State.READY
+    preloaded = frozenset(volume.metadata.shared_preload_libraries)
+    return Volume(
+        name=volume.name,
+        path=display(volume.path),
+        state=State.QUARANTINED if _has_error(findings) else state,
+        read_only=volume.read_only,
+        content_sha256=None,
+        extensions=tuple(map(_describe_extension, volume.controls)),
+        libraries=tuple(_describe_library(each, preloaded) for each in volume.libraries),
+        findings=tuple(findings),
+    )
+
+
+def _describe_extension(facts: ControlFacts) -> Extension:
+    control = facts.control
+    return Extension(
+        name=facts.extension,
+        default_version=control.default_version,
+        versions=facts.versions or (),
+        requires=control.requires,
+        trusted=control.trusted,
+        module=control.module,
+    )
+
+
+def _describe_library(library: LibraryFacts, preloaded: Collection[str]) -> Library:
+    block = library.magic.block if library.magic else None
+    return Library(
+        path=library.path,
+        module=library.is_module,
+        postgres_major=block.major if block else None,
+        machine=library.machine,
+        needed=library.needed,
+        preload=Preload.SERVER if bare_name(library.name) in preloaded else Preload.NO,
+    )
+
+
+def _absent(volumes: Sequence[VolumeFacts], listed: Sequence[VolumeSettings]) -> Iterator[Finding]:
+    present = {volume.name for volume in volumes}
+    for settings in listed:
+        if settings.name not in present:
+            code = Code.REQUIRED_ABSENT if settings.required else Code.ABSENT
+            message = f'volume "{settings.name}" is listed in extensions.volumes but is not there'
+            yield finding(code, settings.name, message)
+
+
+def _duplicates(volumes: Sequence[VolumeFacts]) -> Iterator[Finding]:
+    providers: dict[str, str] = {}
+    for volume in volumes:
+        for control in volume.controls:
+            first = providers.setdefault(control.extension, volume.name)
+            if first != volume.name:
+                message = f'extension "{control.extension}" is provided by {first} and'
+                message += f" {volume.name}; {first} wins because it comes first"
+                yield finding(Code.DUPLICATE, control.extension, message)
+
+
+def refusal(
+    report: ExtensionsReport, settings: Settings, base_libraries: Collection[str] | None = None
+) -> PreflightError | None:
+    """Return why postgres must not be started, or None.
+
+    Args:
+        report: what the preflight found.
+        settings: whose policy, required volumes and preload list count.
+        base_libraries: the file names in the server's own library directory: what it holds
+            itself needs no volume.
+    """
+    reasons: dict[str, str] = {}
+    if settings.extensions.policy == "refuse":
+        reasons.update(_errors(report))
+    reasons.update(_required(report, settings))
+    reasons.update(_preloaded(report, settings, base_libraries or ()))
+    if not reasons:
+        return None
+    return PreflightError(
+        f"cannot start postgres: {'; '.join(reasons)}",
+        hint="; ".join(dict.fromkeys(reasons.values())),
+    )
+
+
+def _errors(report: ExtensionsReport) -> Iterator[tuple[str, str]]:
+    for volume in report.volumes:
+        for each in _errors_of(volume.findings):
+            yield f'volume "{volume.name}": {each.code} {each.message}', each.hint
+    for each in _errors_of(report.findings):
+        yield f"{each.code} {each.message}", each.hint
+
+
+def _errors_of(findings: Collection[Finding]) -> list[Finding]:
+    return [each for each in findings if each.severity is Severity.ERROR]
+
+
+def _required(report: ExtensionsReport, settings: Settings) -> Iterator[tuple[str, str]]:
+    volumes = {volume.name: volume for volume in report.volumes}
+    for name in (each.name for each in settings.extensions.volumes if each.required):
+        volume = volumes.get(name)
+        if volume is None:
+            hint = f"mount it at {report.root}/{name}, or take `required` off its entry"
+            yield f'the required volume "{name}" is not there', hint
+        elif volume.state is State.QUARANTINED:
+            why, hint = _reason(volume)
+            yield (
+                f'the required volume "{name}" is quarantined: {why}',
+                f"{hint}, or take `required` off its entry in extensions.volumes",
+            )
+
+
+def _preloaded(
+    report: ExtensionsReport, settings: Settings, base_libraries: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    for entry in settings.postgres.shared_preload_libraries:
+        name = bare_name(entry)
+        holders = [volume for volume in report.volumes if _holds(volume, name)]
+        is_elsewhere = any(volume.state is not State.QUARANTINED for volume in holders)
+        is_elsewhere = is_elsewhere or name in base_libraries or f"{name}.so" in base_libraries
+        if holders and not is_elsewhere:
+            why, hint = _reason(holders[0])
+            reason = f'shared_preload_libraries names "{name}", which only the quarantined volume'
+            reason += f' "{holders[0].name}" holds: {why}'
+            yield reason, f'{hint}, or take "{name}" out of postgres.shared_preload_libraries'
+
+
+def _holds(volume: Volume, name: str) -> bool:
+    files = {f"{volume.path}/{library.path}" for library in volume.libraries}
+    if "/" in name:
+        return name in files or f"{name}.so" in files
+    return any(file.endswith((f"/{name}", f"/{name}.so")) for file in files)
+
+
+def _reason(volume: Volume) -> tuple[str, str]:
+    first = _errors_of(volume.findings)[0]
+    return f"{first.code} {first.message}", first.hint

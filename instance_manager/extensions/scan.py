@@ -1,0 +1,67 @@
+"""One look at the extension volumes: discover, judge, compose.
+
+The one call of this room for those above. It blocks while it reads, so the caller runs it in a
+thread and gives it a deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from instance_manager.extensions.composition import Base, compose
+from instance_manager.extensions.discovery import discover
+from instance_manager.extensions.findings import Code
+from instance_manager.extensions.models import ExtensionsReport, PendingAction
+from instance_manager.extensions.preflight import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from instance_manager.extensions.facts import ServerFacts
+    from instance_manager.settings.models import Settings
+
+
+class Examination(NamedTuple):
+    """The report, and the parameters that the metadata of volumes asks for."""
+
+    report: ExtensionsReport
+    parameters: Mapping[str, str]
+
+
+def examine(
+    settings: Settings,
+    server: ServerFacts,
+    *,
+    base_path: str | None,
+    base_ld_library_path: str | None,
+    root: Path | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Examination:
+    """Return what is mounted, what is wrong with it, and what to tell the server.
+
+    Args:
+        settings: what the user wants.
+        server: the server that the volumes must fit.
+        base_path: PATH of the manager's own environment, which stays first.
+        base_ld_library_path: its LD_LIBRARY_PATH, likewise.
+        root: looked at instead of ``extensions.root``.
+        clock: seconds, for the duration.
+    """
+    begun = clock()
+    place = (root or settings.extensions.root).absolute()
+    verdict = judge(discover(place, settings.extensions.volumes), server, settings)
+    base = Base(base_path, base_ld_library_path)
+    composition = compose(verdict.accepted, settings, server, base)
+    absent = {Code.ABSENT.value, Code.REQUIRED_ABSENT.value}
+    is_absent = any(each.code in absent for each in verdict.findings)
+    report = ExtensionsReport(
+        root=str(place),
+        scan_seconds=clock() - begun,
+        volumes=verdict.volumes,
+        findings=(*verdict.findings, *composition.findings),
+        composed=composition.composed,
+        pending_action=PendingAction.REMOUNT if is_absent else PendingAction.NONE,
+    )
+    return Examination(report, composition.parameters)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from instance_manager.extensions.elf import SharedObject
+from instance_manager.extensions.magic import Magic, MagicBlock, candidates, read_magic
+
+Build = Callable[..., bytes]
+
+EXPECTED = MagicBlock(72, 1800, 100, 32, 64, 1, "PostgreSQL")
+
+
+@pytest.mark.parametrize(
+    ("machine", "style"),
+    [(62, "lea"), (62, "mov"), (183, "adrp+add"), (183, "adrp+ldr"), (183, "adr")],
+)
+def test_the_block_is_found_through_the_functions_instructions(
+    elf: Build, magic_block: Build, machine: int, style: str
+) -> None:
+    """Whatever the compiler wrote on amd64 and arm64, directly or over the offset table."""
+    image = elf(machine=machine, style=style, magic=magic_block())
+
+    assert read_magic(SharedObject(image)) == Magic(is_module=True, block=EXPECTED)
+
+
+def test_another_compilers_code_is_answered_by_a_search(elf: Build, magic_block: Build) -> None:
+    """The one thing in the file that looks like a block is the block."""
+    library = SharedObject(elf(style="nonsense", magic=magic_block()))
+
+    assert read_magic(library) == Magic(is_module=True, block=EXPECTED)
+    assert list(candidates(library)) == [EXPECTED]
+
+
+def test_two_candidates_are_no_answer(elf: Build, magic_block: Build) -> None:
+    """What can't be told for sure is not guessed."""
+    image = bytearray(elf(style="nonsense", magic=magic_block()))
+    image[0xF00 : 0xF00 + 72] = magic_block(version=1700)
+
+    assert read_magic(SharedObject(bytes(image))) == Magic(is_module=True, block=None)
+
+
+def test_code_that_leads_to_something_else_is_no_answer(elf: Build, magic_block: Build) -> None:
+    """The two methods contradict each other, so neither is believed."""
+    image = bytearray(elf(magic=b""))
+    image[0xF00 : 0xF00 + 72] = magic_block()
+
+    assert read_magic(SharedObject(bytes(image))) == Magic(is_module=True, block=None)
+
+
+def test_a_library_without_the_function_is_no_module(elf: Build, magic_block: Build) -> None:
+    """A block alone, in whatever data, makes no module."""
+    image = bytearray(elf(symbols=[b"crc32"]))
+    image[0xF00 : 0xF00 + 72] = magic_block()
+
+    assert read_magic(SharedObject(bytes(image))) == Magic(is_module=False, block=None)
+
+
+def test_a_module_of_another_version_says_so(elf: Build, magic_block: Build) -> None:
+    """PostgreSQL 17 has a shorter block with the same first fields."""
+    magic = magic_block(length=56, version=1700)
+
+    block = read_magic(SharedObject(elf(magic=magic))).block
+
+    assert block is not None
+    assert (block.length, block.major, block.abi) == (56, 17, "PostgreSQL")
+
+
+def test_a_block_without_an_abi_text_is_read(elf: Build, magic_block: Build) -> None:
+    """PostgreSQL 14 and older had none."""
+    block = read_magic(SharedObject(elf(magic=magic_block(length=24, version=1400)))).block
+
+    assert block == MagicBlock(24, 1400, 100, 32, 64, 1, "")
+    assert block.major == 14
+
+
+def test_unusual_limits_are_read_as_they_are(elf: Build, magic_block: Build) -> None:
+    """A fork with other limits and another ABI is recognized, not searched for."""
+    magic = magic_block(arguments=200, keys=64, names=128, float8=0, abi=b"Some fork")
+
+    assert read_magic(SharedObject(elf(magic=magic))).block == (
+        MagicBlock(72, 1800, 200, 64, 128, 0, "Some fork")
+    )
+
+
+def test_a_slot_without_a_relocation_is_no_answer(elf: Build, magic_block: Build) -> None:
+    """The offset table is filled by the loader, by what the relocations say."""
+    image = bytearray(elf(style="mov", magic=magic_block()))
+    image[0xE00:0xE18] = bytes(24)
+
+    # The code can't be followed, so that the search answers.
+    assert read_magic(SharedObject(bytes(image))).block == EXPECTED
+
+
+@pytest.mark.parametrize(("machine", "style"), [(243, "nonsense"), (183, "nonsense")])
+def test_a_machine_whose_code_is_not_understood_is_searched(
+    elf: Build, magic_block: Build, machine: int, style: str
+) -> None:
+    """The block looks alike on every machine."""
+    image = elf(machine=machine, style=style, magic=magic_block())
+
+    assert read_magic(SharedObject(image)).block == EXPECTED
+
+
+def test_code_outside_the_file_is_not_followed(elf: Build, magic_block: Build) -> None:
+    """The function's address is the file's own claim; the search still answers."""
+    image = bytearray(elf(magic=magic_block()))
+    struct.pack_into("<Q", image, 0x200 + 24 + 8, 2**40)
+
+    assert read_magic(SharedObject(bytes(image))).block == EXPECTED
+
+
+def test_an_address_outside_the_file_is_no_block(elf: Build, magic_block: Build) -> None:
+    """The instruction leads to nowhere, and what contradicts it is not believed."""
+    image = bytearray(elf(magic=magic_block()))
+    struct.pack_into("<i", image, 0x400 + 7, 2**30)
+
+    assert read_magic(SharedObject(bytes(image))).block is None
+
+
+def test_the_search_has_a_limit(elf: Build, magic_block: Build) -> None:
+    """A file full of the searched number costs bounded time."""
+    image = bytearray(elf(style="nonsense", magic=magic_block()))
+    image += struct.pack("<i", 100) * 100_000
+    struct.pack_into("<Q", image, 64 + 32, len(image))
+
+    found = list(candidates(SharedObject(bytes(image))))
+
+    assert found == [EXPECTED]
