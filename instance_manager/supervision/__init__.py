@@ -1,0 +1,1 @@
+"""WHAT HAPPENS NEXT? States, restarts, shutdown, and the one owner of every process."""

@@ -1,0 +1,348 @@
+"""The one owner of every child process: starts them, and alone waits for them.
+
+As PID 1, or as a child subreaper, this process inherits every orphan. Whoever else waited for a
+child beside a loop that reaps them all would now and then read a wrong status, or none. So one
+module spawns and one handler waits; both run in the event loop's thread, hence a child can't be
+reaped before its pid is known, and a pid that is not reaped yet can't be another process: a plain
+``kill`` is as safe as a pidfd here. Sources: waitid(2), posix_spawn(3),
+PR_SET_CHILD_SUBREAPER(2const).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from instance_manager.errors import StartError, UnresponsiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_STANDARD_ERROR: Final = 2
+_OUTPUT_LIMIT_BYTES: Final = 1 << 20
+_DRAIN_SECONDS: Final = 0.5
+"""How long output is awaited after a child's end: a grandchild may hold the pipe for ever."""
+_KILL_GRACE_SECONDS: Final = 5.0
+_RESET_SIGNALS: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+)
+"""An ignored signal stays ignored over exec, and Python ignores the last two."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: by *code*, or by *signal*; the other one is None."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    @classmethod
+    def of(cls, wait_status: int) -> ExitStatus:
+        """Return the meaning of a status as waitpid(2) gives it."""
+        if os.WIFSIGNALED(wait_status):
+            return cls(signal=os.WTERMSIG(wait_status))
+        return cls(code=os.WEXITSTATUS(wait_status))
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the process ended with code 0."""
+        return self.code == 0
+
+    @property
+    def signal_name(self) -> str | None:
+        """The signal's name, or its number where it has none; None without a signal."""
+        if self.signal is None:
+            return None
+        try:
+            return signal.Signals(self.signal).name
+        except ValueError:
+            return str(self.signal)
+
+    def __str__(self) -> str:
+        return f"exit code {self.code}" if self.signal is None else f"signal {self.signal_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A finished tool: its status, and what it said."""
+
+    status: ExitStatus
+    output: str
+    errors: str
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A process that we did not start and had to reap."""
+
+    pid: int
+    command: str
+    status: ExitStatus
+
+
+class Child:
+    """A process that we started. Await :meth:`wait` for its status; it is reaped elsewhere."""
+
+    def __init__(self, name: str, pid: int, ended: asyncio.Future[ExitStatus]) -> None:
+        self.name = name
+        self.pid = pid
+        self._ended = ended
+
+    def __repr__(self) -> str:
+        return f"<Child {self.name!r} pid={self.pid} status={self.status}>"
+
+    @property
+    def status(self) -> ExitStatus | None:
+        """The exit status, or None while the process lives."""
+        return self._ended.result() if self._ended.done() else None
+
+    async def wait(self) -> ExitStatus:
+        """Return the exit status once the process has ended. Any number may wait."""
+        return await asyncio.shield(self._ended)
+
+    def signal(self, number: int) -> None:
+        """Send a signal; without effect if the process has ended."""
+        if not self._ended.done():
+            os.kill(self.pid, number)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the process group that the child leads."""
+        if not self._ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def end(self, grace_seconds: float = _KILL_GRACE_SECONDS) -> ExitStatus:
+        """End the child's whole group: TERM, and KILL after the grace."""
+        self.signal_group(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_seconds):
+                return await self.wait()
+        except TimeoutError:
+            self.signal_group(signal.SIGKILL)
+            return await self.wait()
+
+
+class Children:
+    """Starts child processes, and reaps all that end: ours and orphans.
+
+    Use as a context manager inside a running loop, in its thread; one instance for a process.
+    """
+
+    def __init__(self, on_orphan: Callable[[Orphan], None] | None = None) -> None:
+        self._on_orphan = on_orphan
+        self._living: dict[int, asyncio.Future[ExitStatus]] = {}
+        self.orphans_reaped = 0
+
+    def __enter__(self) -> Self:
+        close_inherited_descriptors()
+        become_subreaper()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
+        # Children of a program that this process was before exec may have ended already.
+        self._reap()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+    def spawn(
+        self,
+        name: str,
+        arguments: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        streams: tuple[int | None, int | None, int | None] = (None, None, None),
+        inherit: Sequence[int] = (),
+    ) -> Child:
+        """Start a program in its own process group, with a clean signal mask.
+
+        Args:
+            name: what logs call it.
+            arguments: the program's absolute path, and its arguments.
+            environment: all of its environment.
+            streams: descriptors for its standard input, output and error; None is /dev/null.
+            inherit: further descriptors that it keeps, under the same numbers.
+
+        Raises:
+            StartError: the program can't be executed.
+        """
+        argv = [os.fspath(argument) for argument in arguments]
+        actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
+        for number, descriptor in enumerate(streams):
+            if descriptor is None:
+                mode = os.O_RDONLY if number == 0 else os.O_WRONLY
+                actions.append((os.POSIX_SPAWN_OPEN, number, os.devnull, mode, 0))
+            else:
+                actions.append((os.POSIX_SPAWN_DUP2, descriptor, number))
+        # Onto itself: that clears close-on-exec in the child, and there only.
+        actions += [(os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in inherit]
+        try:
+            pid = os.posix_spawn(
+                argv[0],
+                argv,
+                environment,
+                file_actions=actions,
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=_RESET_SIGNALS,
+            )
+        except OSError as error:
+            raise StartError(
+                f"cannot start {name}: {argv[0]!r}: {error.strerror}",
+                hint="check that the file exists and may be executed by this user",
+            ) from error
+        ended = asyncio.get_running_loop().create_future()
+        self._living[pid] = ended
+        return Child(name, pid, ended)
+
+    async def run(
+        self,
+        name: str,
+        arguments: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        deadline_seconds: float,
+        stdin: int | None = None,
+    ) -> Completed:
+        """Run a tool to its end and return what it said; each stream at most 1 MiB.
+
+        Cancelled or too late, the tool's whole process group is ended before this returns.
+
+        Raises:
+            StartError: the program can't be executed.
+            UnresponsiveError: it did not end within the deadline.
+        """
+        with contextlib.ExitStack() as ends:
+            with contextlib.ExitStack() as theirs:
+                output, output_end = _reading_pipe(ends, theirs)
+                errors, errors_end = _reading_pipe(ends, theirs)
+                child = self.spawn(
+                    name,
+                    arguments,
+                    environment=environment,
+                    streams=(stdin, output_end, errors_end),
+                )
+            readers = [
+                asyncio.create_task(read_to_end(stream), name=f"read {name}")
+                for stream in (output, errors)
+            ]
+            try:
+                async with asyncio.timeout(deadline_seconds):
+                    status = await child.wait()
+                await asyncio.wait(readers, timeout=_DRAIN_SECONDS)
+            except TimeoutError as error:
+                raise UnresponsiveError(
+                    f"cannot finish {name}: no end within {deadline_seconds:g} s"
+                ) from error
+            finally:
+                await asyncio.shield(child.end())
+                for reader in readers:
+                    reader.cancel()
+                texts = await asyncio.gather(*readers, return_exceptions=True)
+        said = [text if isinstance(text, str) else "" for text in texts]
+        return Completed(status, *said)
+
+    def _reap(self) -> None:
+        # SIGCHLDs coalesce: go on until nothing is left. WNOWAIT first, so that the command of an
+        # orphan can be read while its /proc entry is still there.
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            ours = self._living.pop(ended.si_pid, None)
+            command = "" if ours else command_of(ended.si_pid)
+            status = ExitStatus.of(os.waitpid(ended.si_pid, 0)[1])
+            if ours is None:
+                self._report(Orphan(ended.si_pid, command, status))
+            elif not ours.done():
+                ours.set_result(status)
+
+    def _report(self, orphan: Orphan) -> None:
+        self.orphans_reaped += 1
+        if self._on_orphan is not None:
+            self._on_orphan(orphan)
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants children of this process: as PID 1 that is so anyway.
+
+    Needed where another process is PID 1, as in a pod with a shared process namespace.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def close_inherited_descriptors() -> None:
+    """Make sure that no descriptor which somebody left open for us reaches a child."""
+    for entry in Path("/proc/self/fd").iterdir():
+        descriptor = int(entry.name)
+        if descriptor > _STANDARD_ERROR:
+            # The listing's own descriptor is gone by now.
+            with contextlib.suppress(OSError):
+                os.set_inheritable(descriptor, False)
+
+
+def command_of(pid: int) -> str:
+    """Return the command name of a process, or a question mark if it can't be told."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "?"
+
+
+async def read_to_end(descriptor: int, limit_bytes: int = _OUTPUT_LIMIT_BYTES) -> str:
+    """Return what a non-blocking pipe carries up to its end; what passes the limit is dropped.
+
+    Cancelled, it returns what came until then: a tool's last words matter most when it hangs.
+    """
+    loop = asyncio.get_running_loop()
+    finished = loop.create_future()
+    parts = bytearray()
+
+    def readable() -> None:
+        try:
+            part = os.read(descriptor, 65536)
+        except BlockingIOError:
+            return
+        parts.extend(part[: max(0, limit_bytes - len(parts))])
+        if not part and not finished.done():
+            finished.set_result(None)
+
+    loop.add_reader(descriptor, readable)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await finished
+    finally:
+        loop.remove_reader(descriptor)
+    return parts.decode("utf-8", "replace")
+
+
+def _reading_pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """Return a pipe's reading end, non-blocking and closed with *ours*, and its writing end."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    ours.callback(os.close, reading)
+    theirs.callback(os.close, writing)
+    return reading, writing

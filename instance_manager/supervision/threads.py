@@ -1,0 +1,49 @@
+"""Blocking work outside the event loop, in threads that nothing ever has to wait for.
+
+A hung volume blocks a call for as long as it likes. The executors of the standard library join
+their threads when the program ends, so a stop would hang too; these are daemons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_thread(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread of its own and return its result, or raise its exception.
+
+    Cancelled, this returns at once; the thread goes on and its result is dropped.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def resolve(value: T | None, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type] # None only where T allows it
+
+    def work() -> None:
+        value: T | None = None
+        failure: BaseException | None = None
+        try:
+            value = function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            failure = error
+        # The loop may be closed by now: then nobody waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(resolve, value, failure)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return await result

@@ -1,0 +1,281 @@
+"""The one owner of waits, with real children: statuses, orphans, masks, descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instance_manager.errors import StartError, UnresponsiveError
+from instance_manager.supervision.children import Children, ExitStatus, Orphan
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+SHELL = "/bin/sh"
+DEADLINE = 30.0
+
+
+def with_children(
+    body: Callable[[Children], Coroutine[Any, Any, None]],
+    on_orphan: Callable[[Orphan], None] | None = None,
+) -> None:
+    async def main() -> None:
+        with Children(on_orphan) as children:
+            async with asyncio.timeout(DEADLINE):
+                await body(children)
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def shell(children: Children, script: str, **options: Any) -> Any:
+    return children.spawn("shell", [SHELL, "-c", script], environment=ENVIRONMENT, **options)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 127, 255])
+def test_an_exit_code_is_reported_as_it_is(code: int) -> None:
+    """The status of a child is the code that it ended with."""
+
+    async def body(children: Children) -> None:
+        status = await shell(children, f"exit {code}").wait()
+
+        assert status == ExitStatus(code=code)
+
+    with_children(body)
+
+
+def test_a_signal_is_reported_as_a_signal() -> None:
+    """A child that a signal ended has no exit code."""
+
+    async def body(children: Children) -> None:
+        child = shell(children, "kill -KILL $$")
+
+        assert await child.wait() == ExitStatus(signal=signal.SIGKILL)
+        assert str(child.status) == "signal SIGKILL"
+
+    with_children(body)
+
+
+def test_no_status_is_lost_or_confused_among_orphans() -> None:
+    """Hundreds of children that each leave an orphan all report their own code."""
+    orphans: list[Orphan] = []
+
+    async def body(children: Children) -> None:
+        started = [
+            (code, shell(children, f"(sleep 0.002; exit 3) & exit {code}"))
+            for code in (number % 7 for number in range(300))
+        ]
+        seen = [(code, (await child.wait()).code) for code, child in started]
+        await until(lambda: len(orphans) == len(started))
+
+        assert [code for code, _ in seen] == [code for _, code in seen]
+        assert {orphan.status for orphan in orphans} == {ExitStatus(code=3)}
+        assert children.orphans_reaped == len(started)
+
+    with_children(body, orphans.append)
+
+
+def test_an_orphan_is_reported_with_its_command() -> None:
+    """What we reap without having started it is named, for the log."""
+    orphans: list[Orphan] = []
+
+    async def body(children: Children) -> None:
+        await shell(children, "sleep 0.01 & exit 0").wait()
+        await until(lambda: bool(orphans))
+
+        assert orphans[0].command == "sleep"
+
+    with_children(body, orphans.append)
+
+
+def test_a_child_starts_with_a_clean_signal_mask() -> None:
+    """The signals that the manager blocks are not blocked in its children."""
+
+    async def body(children: Children) -> None:
+        done = await children.run(
+            "grep",
+            ["/bin/grep", "-E", "SigBlk|SigIgn", "/proc/self/status"],
+            environment=ENVIRONMENT,
+            deadline_seconds=DEADLINE,
+        )
+
+        blocked, ignored = (int(line.split()[1], 16) for line in done.output.splitlines())
+        assert blocked == 0
+        # The C library's posix_spawn ignores its own two internal signals, 32 and 33.
+        assert ignored & ~(1 << 31 | 1 << 32) == 0
+
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        with_children(body)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def test_a_child_gets_only_the_environment_and_descriptors_that_it_is_given() -> None:
+    """Nothing of the manager leaks into a child but what is named."""
+
+    async def body(children: Children) -> None:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        kept, other = os.pipe2(os.O_CLOEXEC)
+        child = shell(
+            children,
+            "env; ls /proc/self/fd | tr '\\n' ' '",
+            streams=(None, writing, None),
+            inherit=(kept,),
+        )
+        os.close(writing)
+        await child.wait()
+        text = os.read(reading, 65536).decode()
+        for descriptor in (reading, kept, other):
+            os.close(descriptor)
+
+        *variables, descriptors = text.splitlines()
+        assert {line.split("=")[0] for line in variables} <= {
+            "PATH",
+            "PWD",
+            "_",
+            "SHLVL",
+            "OLDPWD",
+        }
+        # 3 is the listing's own.
+        assert set(map(int, descriptors.split())) == {0, 1, 2, 3, kept}
+
+    with_children(body)
+
+
+def test_a_program_that_is_not_there_is_a_start_error_that_names_it() -> None:
+    """What can't be executed is an error at once, not an exit status."""
+
+    async def body(children: Children) -> None:
+        with pytest.raises(StartError, match=r"cannot start ghost: '/nowhere/ghost'"):
+            children.spawn("ghost", ["/nowhere/ghost"], environment={})
+
+    with_children(body)
+
+
+def test_run_returns_what_the_tool_said_on_both_streams() -> None:
+    """Output and errors are told apart."""
+
+    async def body(children: Children) -> None:
+        done = await children.run(
+            "tool",
+            [SHELL, "-c", "echo out; echo err >&2; exit 4"],
+            environment=ENVIRONMENT,
+            deadline_seconds=DEADLINE,
+        )
+
+        assert (done.output, done.errors, done.status.code) == ("out\n", "err\n", 4)
+
+    with_children(body)
+
+
+def test_run_does_not_wait_for_a_grandchild_that_holds_the_pipe() -> None:
+    """A daemon that a tool leaves behind does not hang the manager."""
+
+    async def body(children: Children) -> None:
+        done = await children.run(
+            "tool",
+            [SHELL, "-c", "echo said; sleep 600 & echo $! >&2"],
+            environment=ENVIRONMENT,
+            deadline_seconds=DEADLINE,
+        )
+        os.kill(int(done.errors), signal.SIGKILL)
+
+        assert done.output == "said\n"
+
+    with_children(body)
+
+
+def test_a_tool_that_is_too_late_is_ended_with_its_group() -> None:
+    """After the deadline nothing of the tool is left."""
+
+    async def body(children: Children) -> None:
+        marker = f"60.{os.getpid()}"
+        with pytest.raises(UnresponsiveError, match=r"cannot finish slow: no end within 0\.2 s"):
+            await children.run(
+                "slow",
+                [SHELL, "-c", f"sleep {marker} & sleep {marker}; exit 0"],
+                environment=ENVIRONMENT,
+                deadline_seconds=0.2,
+            )
+        await until(lambda: marker not in commands())
+
+    with_children(body)
+
+
+def test_a_cancelled_tool_is_ended_before_the_cancellation_goes_on() -> None:
+    """Whoever cancels a tool finds it gone."""
+
+    async def body(children: Children) -> None:
+        marker = f"61.{os.getpid()}"
+        task = asyncio.create_task(
+            children.run(
+                "slow",
+                ["/bin/sleep", marker],
+                environment=ENVIRONMENT,
+                deadline_seconds=DEADLINE,
+            )
+        )
+        await until(lambda: marker in commands())
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert task.cancelled()
+        assert marker not in commands()
+
+    with_children(body)
+
+
+def test_a_child_that_ignores_term_is_killed_after_the_grace() -> None:
+    """End escalates, and says how it ended."""
+
+    async def body(children: Children) -> None:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        child = shell(
+            children,
+            "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+            streams=(None, writing, None),
+        )
+        os.close(writing)
+        await asyncio.get_running_loop().run_in_executor(None, os.read, reading, 16)
+        os.close(reading)
+
+        assert await child.end(grace_seconds=0.2) == ExitStatus(signal=signal.SIGKILL)
+
+    with_children(body)
+
+
+def test_output_without_end_is_cut_at_the_limit() -> None:
+    """A tool that floods its output costs bounded memory."""
+
+    async def body(children: Children) -> None:
+        done = await children.run(
+            "flood",
+            [sys.executable, "-c", "print('x' * (3 << 20))"],
+            environment=ENVIRONMENT,
+            deadline_seconds=DEADLINE,
+        )
+
+        assert len(done.output) == 1 << 20
+
+    with_children(body)
+
+
+def commands() -> str:
+    """Return the command lines of all processes that aren't zombies, as one text."""
+    texts: list[str] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            texts.append(path.read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return "\n".join(texts)
