@@ -1,0 +1,1 @@
+"""WHAT DO WE TELL POSTGRES? Its parameters and its access rules, as text."""
