@@ -1,0 +1,1 @@
+"""HOW DO WE SPEAK WITH IT? Its programs, files, processes and connections."""

@@ -1,0 +1,264 @@
+"""Making a new cluster: initdb, roles and database, the user's scripts; then moving it in.
+
+A server that must run meanwhile listens on a socket in a private directory only. Nobody can reach
+the cluster before it is whole. How a kill in the middle is survived: :mod:`.marker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.errors import DataDirectoryError, StartError
+from instance_manager.log import get_logger
+from instance_manager.postgres import control_data, init_scripts, instance_state, marker, roles
+from instance_manager.postgres.connection import Answer, ask
+from instance_manager.supervision.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from instance_manager.postgres.binaries import Binaries
+    from instance_manager.postgres.data_directory import OurFiles
+    from instance_manager.settings.models import BootstrapSettings
+    from instance_manager.supervision.children import Child, Children, Completed, ExitStatus
+
+_INITDB_SECONDS: Final = 1800.0
+_SERVER_SECONDS: Final = 300.0
+_POLL_SECONDS: Final = 0.02
+_log: Final = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Passwords:
+    """The passwords of the new cluster's roles; None is a role without one."""
+
+    superuser: str | None
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """All that making a cluster needs.
+
+    *environment* is the tools' own; *server_environment* and *server_parameters* are those of the
+    server that runs the scripts, so that they can use the extension volumes.
+    """
+
+    files: OurFiles
+    binaries: Binaries
+    settings: BootstrapSettings
+    wal_directory: Path | None
+    runtime_directory: Path
+    environment: Mapping[str, str]
+    server_environment: Mapping[str, str]
+    server_parameters: Mapping[str, str]
+    passwords: Passwords
+    instance: str
+    """The instance's name, kept beside the data."""
+
+
+async def make_cluster(
+    children: Children, plan: Bootstrap, progress: Callable[[str], None]
+) -> None:
+    """Make a whole new cluster in the data directory, which is empty.
+
+    *progress* is called with each step's name. Cancelled, it ends what it started; what is left
+    on disk is taken back by the next start.
+
+    Raises:
+        StartError: a tool or a script failed; its own words are in the message.
+        DataDirectoryError: the WAL directory isn't empty, or a file operation is refused.
+    """
+    try:
+        begun = await in_thread("begin bootstrap", _begin, plan)
+        progress("initdb")
+        await _initdb(children, plan)
+        if needs_server(plan):
+            progress("roles, database and scripts")
+            await _populate(children, plan)
+        progress("syncing")
+        await _tool(children, plan, "initdb --sync-only", ["--sync-only", "-D", _new(plan)])
+        await in_thread("move cluster", _finish, plan, begun)
+    except OSError as error:
+        raise DataDirectoryError(
+            f"cannot make a cluster in {str(plan.files.data_directory)!r}: {error}",
+            hint="the volume must be writable, and have space, for the user that runs postgres",
+        ) from error
+
+
+def needs_server(plan: Bootstrap) -> bool:
+    """Whether the new cluster gets more than initdb gives."""
+    settings = plan.settings
+    return bool(settings.database or settings.owner or init_scripts.find(settings.init_directory))
+
+
+def _new(plan: Bootstrap) -> Path:
+    return plan.files.new_cluster
+
+
+def _begin(plan: Bootstrap) -> marker.Marker:
+    wal = plan.wal_directory
+    if wal is not None:
+        wal.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(os.scandir(wal)):
+            raise DataDirectoryError(
+                f"cannot use WAL directory {str(wal)!r} for a new cluster: it isn't empty",
+                hint="empty it, or set postgres.wal_directory to a subdirectory of the volume",
+            )
+    begun = marker.Marker(str(wal) if wal else None)
+    marker.write(plan.files, begun)
+    return begun
+
+
+def _finish(plan: Bootstrap, begun: marker.Marker) -> None:
+    identifier = str(control_data.read(_new(plan)).system_identifier)
+    state = instance_state.InstanceState(identifier, plan.instance, made_here=True)
+    instance_state.write(plan.files.instance, state)
+    marker.move_up(plan.files, begun)
+
+
+async def _initdb(children: Children, plan: Bootstrap) -> None:
+    options: list[str | Path] = [
+        "-D",
+        _new(plan),
+        "--username",
+        plan.settings.superuser,
+        # Synced once, at the end, with all that comes after.
+        "--no-sync",
+        "--no-instructions",
+        "--encoding=UTF8",
+        "--auth-local=peer",
+        "--auth-host=scram-sha-256",
+    ]
+    if plan.wal_directory is not None:
+        options += ["--waldir", plan.wal_directory]
+    options += plan.settings.initdb_arguments
+    if plan.passwords.superuser is None:
+        await _tool(children, plan, "initdb", options)
+        return
+    # On standard input, so that the password is in no file, argument or environment.
+    with _as_file(plan.passwords.superuser) as descriptor:
+        await _tool(children, plan, "initdb", [*options, "--pwfile=/dev/stdin"], descriptor)
+
+
+class _as_file:  # noqa: N801 - reads as the verb that it is
+    """A text as a descriptor to read from, in memory only."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __enter__(self) -> int:
+        self._descriptor = os.memfd_create("password", os.MFD_CLOEXEC)
+        os.write(self._descriptor, f"{self._text}\n".encode())
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+async def _tool(
+    children: Children,
+    plan: Bootstrap,
+    name: str,
+    options: list[str | Path],
+    stdin: int | None = None,
+) -> Completed:
+    done = await children.run(
+        name,
+        [plan.binaries.initdb, *options],
+        environment=plan.environment,
+        deadline_seconds=_INITDB_SECONDS,
+        stdin=stdin,
+    )
+    for line in done.output.splitlines():
+        if line.strip():
+            _log.debug(line.strip(), logger="initdb")
+    if not done.status.is_success:
+        said = (done.errors or done.output).strip()
+        raise StartError(
+            f"cannot make a cluster: {name} ended with {done.status}: {said}",
+            hint="see bootstrap.initdb_arguments and postgres.wal_directory",
+        )
+    return done
+
+
+async def _populate(children: Children, plan: Bootstrap) -> None:
+    async with _temporary_server(children, plan) as socket_directory:
+        connection = roles.Target(socket_directory, plan.settings.superuser)
+        database = await roles.create(connection, plan.settings, plan.passwords.owner)
+        await init_scripts.run_all(
+            children,
+            init_scripts.Scripts(
+                directory=plan.settings.init_directory,
+                psql=plan.binaries.psql,
+                environment=plan.environment,
+                socket_directory=socket_directory,
+                superuser=plan.settings.superuser,
+                database=database,
+            ),
+        )
+
+
+@asynccontextmanager
+async def _temporary_server(children: Children, plan: Bootstrap) -> AsyncGenerator[Path]:
+    """Run a server on the new cluster that only this user can reach; yield its socket's place."""
+    with tempfile.TemporaryDirectory(prefix="bootstrap-", dir=plan.runtime_directory) as name:
+        directory = Path(name)
+        hba = directory / "pg_hba.conf"
+        # The directory is 0700: whoever gets through it is this user already.
+        hba.write_text("local all all trust\n", encoding="utf-8")
+        parameters = {
+            **plan.server_parameters,
+            "listen_addresses": "",
+            "unix_socket_directories": str(directory),
+            "port": str(roles.PORT),
+            "hba_file": str(hba),
+            "logging_collector": "off",
+            "log_destination": "stderr",
+            "fsync": "off",
+        }
+        options = [f"--{name}={value}" for name, value in parameters.items()]
+        log = os.open(directory / "log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            server = children.spawn(
+                "bootstrap postgres",
+                [plan.binaries.postgres, "-D", _new(plan), *options],
+                environment=plan.server_environment,
+                streams=(None, log, log),
+            )
+            try:
+                await _until_ready(server, directory, log)
+                yield directory
+            finally:
+                status = await asyncio.shield(_stop(server))
+        finally:
+            os.close(log)
+        if not status.is_success:
+            raise StartError(f"cannot make a cluster: its server ended with {status}")
+
+
+async def _stop(server: Child) -> ExitStatus:
+    server.signal(signal.SIGINT)
+    try:
+        async with asyncio.timeout(_SERVER_SECONDS):
+            return await server.wait()
+    except TimeoutError:
+        return await server.end()
+
+
+async def _until_ready(server: Child, directory: Path, log: int) -> None:
+    path = directory / f".s.PGSQL.{roles.PORT}"
+    async with asyncio.timeout(_SERVER_SECONDS):
+        while await ask(path, deadline_seconds=1.0) is not Answer.ACCEPTS:
+            if server.status is not None:
+                said = os.pread(log, 4096, 0).decode("utf-8", "replace").strip()
+                raise StartError(f"cannot make a cluster: its server ended: {said}")
+            await asyncio.sleep(_POLL_SECONDS)

@@ -1,0 +1,250 @@
+"""The data directory: which one, whose, and whether it holds a cluster.
+
+Everything of ours lies in one directory inside it, :class:`OurFiles`. Here nothing is made or
+mended except that directory and its lock; what is wrong is said with the way out.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.errors import DataDirectoryError, DataDirectoryInUseError, DiskSpaceError
+from instance_manager.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+DEFAULT: Final = Path("/var/lib/postgresql/data/pgdata")
+_log: Final = get_logger()
+OUR_DIRECTORY: Final = "instance-manager"
+_NOT_OURS_TO_COUNT: Final = frozenset({"lost+found", OUR_DIRECTORY})
+
+
+@dataclass(frozen=True, slots=True)
+class OurFiles:
+    """The files of ours inside a data directory."""
+
+    data_directory: Path
+
+    @property
+    def directory(self) -> Path:
+        """The one directory that is ours."""
+        return self.data_directory / OUR_DIRECTORY
+
+    @property
+    def configuration(self) -> Path:
+        """The parameters that we render."""
+        return self.directory / "postgresql.conf"
+
+    @property
+    def hba(self) -> Path:
+        """The access rules that we render."""
+        return self.directory / "pg_hba.conf"
+
+    @property
+    def ident(self) -> Path:
+        """The user name maps that we render."""
+        return self.directory / "pg_ident.conf"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the manager and by every process of its server."""
+        return self.directory / "lock"
+
+    @property
+    def instance(self) -> Path:
+        """What we know of this cluster: whose it is, and that we made it."""
+        return self.directory / "instance.json"
+
+    @property
+    def marker(self) -> Path:
+        """There while a new cluster is being made."""
+        return self.directory / "bootstrap.json"
+
+    @property
+    def new_cluster(self) -> Path:
+        """Where a new cluster is built."""
+        return self.directory / "new-cluster"
+
+
+def usual_places() -> tuple[Path, ...]:
+    """Return where images of PostgreSQL keep their data, of any major version."""
+    versioned = sorted(Path("/var/lib/postgresql").glob("[0-9]*/docker"))
+    return (Path("/var/lib/postgresql/data"), DEFAULT, *versioned)
+
+
+def resolve(configured: Path | None) -> Path:
+    """Return the data directory: the configured one, the one usual place in use, or the default.
+
+    ``PGDATA`` is a setting already.
+    """
+    if configured is not None:
+        return configured
+    used = [place for place in usual_places() if has_cluster(place)]
+    return used[0] if len(used) == 1 else DEFAULT
+
+
+def has_cluster(directory: Path) -> bool:
+    """Whether something in the directory says that a cluster lives there."""
+    return os.path.lexists(directory / "PG_VERSION")
+
+
+def major_of(data_directory: Path) -> int | None:
+    """Return the major version of the cluster in the directory; None if there is none.
+
+    Raises:
+        DataDirectoryError: it can't be told.
+    """
+    try:
+        text = (data_directory / "PG_VERSION").read_text(encoding="ascii").strip()
+        return int(text.partition(".")[0])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataDirectoryError(
+            f"cannot read {str(data_directory / 'PG_VERSION')!r}: {error}",
+            hint="the cluster is damaged, or belongs to another user",
+        ) from error
+
+
+def require_major(data_directory: Path, server_major: int) -> None:
+    """Raise DataDirectoryError if the directory holds a cluster of another major version."""
+    major = major_of(data_directory)
+    if major is not None and major != server_major:
+        raise DataDirectoryError(
+            f"cannot use data directory {str(data_directory)!r}: it holds a cluster of PostgreSQL"
+            f" {major}, the server is {server_major}",
+            hint=f"use an image with PostgreSQL {major}, or upgrade the cluster with pg_upgrade",
+        )
+
+
+def prepare(data_directory: Path) -> OurFiles:
+    """Make the data directory and ours inside it where they are missing, and return our files.
+
+    Raises:
+        DataDirectoryError: they can't be made, or belong to another user.
+        DiskSpaceError: there is no space for a directory.
+    """
+    files = OurFiles(data_directory)
+    for directory in (data_directory, files.directory):
+        try:
+            directory.mkdir(mode=0o700, parents=directory is data_directory, exist_ok=True)
+            status = directory.lstat() if directory is files.directory else directory.stat()
+        except OSError as error:
+            raise _cannot_make(directory, error) from error
+        _require_owner(directory, status)
+    _close_to_others(data_directory)
+    return files
+
+
+def _close_to_others(data_directory: Path) -> None:
+    """Repair what a volume driver did to the mode: postgres refuses anything but 0700 and 0750.
+
+    Kubernetes' fsGroup sets the group's bits and set-gid, at each mount anew.
+    """
+    mode = stat.S_IMODE(data_directory.stat().st_mode)
+    if mode & ~0o750:
+        data_directory.chmod(0o700)
+        _log.warning(
+            "the mode of the data directory was repaired",
+            data_directory=str(data_directory),
+            was=f"{mode:04o}",
+            now="0700",
+        )
+
+
+def _cannot_make(directory: Path, error: OSError) -> DataDirectoryError | DiskSpaceError:
+
+    message = f"cannot make directory {str(directory)!r}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskSpaceError(message, hint="enlarge the volume, or free space on it")
+    me = f"uid {os.geteuid()}"
+    return DataDirectoryError(
+        message,
+        hint=f"mount a volume that {me} can write, or set postgres.data_directory;"
+        f" the way there: {chain_of(directory)}",
+    )
+
+
+def _require_owner(directory: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
+        raise DataDirectoryError(
+            f"cannot use directory {str(directory)!r}: it belongs to uid {status.st_uid}, and"
+            f" postgres would run as uid {os.geteuid()}",
+            hint=f"run as uid {status.st_uid}, or change the owner of the volume;"
+            f" the way there: {chain_of(directory)}",
+        )
+
+
+def chain_of(path: Path) -> str:
+    """Return owner, group and mode of *path* and of each directory above it, for messages."""
+    parts: list[str] = []
+    for place in (*reversed(path.absolute().parents), path.absolute()):
+        try:
+            status = place.lstat()
+        except OSError as error:
+            parts.append(f"{place} ({error.strerror})")
+            break
+        parts.append(f"{place} ({status.st_uid}:{status.st_gid} {status.st_mode & 0o7777:04o})")
+    return " > ".join(parts)
+
+
+def is_empty(data_directory: Path) -> bool:
+    """Whether the directory holds nothing but ``lost+found`` and what is ours."""
+    return {entry.name for entry in os.scandir(data_directory)} <= _NOT_OURS_TO_COUNT
+
+
+def require_no_data_nearby(data_directory: Path) -> None:
+    """Raise DataDirectoryError if making a cluster here would hide one that is elsewhere.
+
+    Looked at: every directory above this one, and the usual places.
+    """
+    own = data_directory.resolve()
+    for place in (*own.parents, *usual_places()):
+        if place.resolve() != own and has_cluster(place):
+            raise DataDirectoryError(
+                f"cannot make a new cluster in {str(data_directory)!r}: {str(place)!r} already"
+                " holds one",
+                hint=f"set postgres.data_directory (or PGDATA) to {str(place)!r} to use it, or"
+                " move it away",
+            )
+
+
+@contextmanager
+def locked(files: OurFiles) -> Generator[int]:
+    """Hold the lock of a data directory and yield its descriptor, for postgres to inherit.
+
+    The lock lasts as long as any process has the descriptor: also one that outlived its manager,
+    also in another container. Source: flock(2).
+
+    Raises:
+        DataDirectoryInUseError: somebody holds it.
+        DataDirectoryError: it can't be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(files.lock, flags, 0o600)
+    except OSError as error:
+        raise DataDirectoryError(
+            f"cannot open lock {str(files.lock)!r}: {error.strerror}",
+            hint="the data directory must be writable for the user that runs postgres",
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataDirectoryInUseError(
+                f"cannot use data directory {str(files.data_directory)!r}: it is in use by"
+                " another server or manager, perhaps in another container",
+                hint="stop the other one; the lock is released when its last process ends",
+            ) from error
+        yield descriptor
+    finally:
+        os.close(descriptor)

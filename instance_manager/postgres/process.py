@@ -1,0 +1,85 @@
+"""The postmaster: how it is started, and what it is given.
+
+It gets an environment made from an allow-list, the lock's descriptor, and a clean signal mask; it
+gets no secret, no setting of the manager, and no ``NOTIFY_SOCKET``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from instance_manager.postgres.binaries import Binaries
+    from instance_manager.supervision.children import Child, Children
+
+_PASSED_ON: Final = frozenset(
+    {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "TMPDIR", "TZ", "TZDIR", "USER"}
+)
+_PASSED_ON_PREFIXES: Final = ("LC_", "MALLOC_")
+_OOM_ADJUSTMENT: Final = {
+    # The postmaster keeps what it was given; its children, which a query makes large, go first.
+    "PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj",
+    "PG_OOM_ADJUST_VALUE": "0",
+}
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def tool_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a tool: the allowed part of ours, and a locale that exists."""
+    allowed = {
+        name: value
+        for name, value in inherited.items()
+        if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+    }
+    return {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8"} | allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that a start of the postmaster needs."""
+
+    binaries: Binaries
+    data_directory: Path
+    environment: Mapping[str, str]
+    lock: int
+
+
+def environment_of(
+    tools: Mapping[str, str], *, search_path: str, library_path: str, extra: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the postmaster's environment: the tools', and what the volumes need."""
+    environment = {**tools, **_OOM_ADJUSTMENT, **extra}
+    if search_path:
+        environment["PATH"] = search_path
+    if library_path:
+        environment["LD_LIBRARY_PATH"] = library_path
+    return environment
+
+
+def environment_of_process(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with; empty if it can't be read."""
+    try:
+        content = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (part.decode("utf-8", "replace").partition("=") for part in content.split(b"\0"))
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def start(children: Children, launch: Launch, output: int) -> Child:
+    """Start the postmaster; what it says before its log works goes to *output*.
+
+    Raises:
+        StartError: the program can't be executed.
+    """
+    return children.spawn(
+        "postgres",
+        [launch.binaries.postgres, "-D", launch.data_directory],
+        environment=launch.environment,
+        streams=(None, output, output),
+        inherit=(launch.lock,),
+    )
