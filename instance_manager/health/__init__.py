@@ -1,0 +1,1 @@
+"""HOW IS IT? Facts observed in the background, and the verdicts drawn from them."""

@@ -1,0 +1,217 @@
+"""What is known of the running server: observed in the background, read from memory by all.
+
+One reserved connection asks for facts, a new startup packet a period asks whether the postmaster
+accepts; both have deadlines, so a server that hangs costs its own freshness and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from instance_manager.health.verdicts import Lag, Probe
+from instance_manager.log import get_logger
+from instance_manager.postgres.connection import Answer, ask, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from psycopg import AsyncConnection
+
+_log: Final = get_logger()
+_FACTS_PERIODS: Final = 5
+"""Facts are read less often than the probe asks: nothing that must be fast depends on them."""
+_DEADLINE_SECONDS: Final = 5.0
+
+_FACTS: Final = """
+SELECT current_setting('server_version'),
+       current_setting('server_version_num')::int,
+       pg_is_in_recovery(),
+       pg_postmaster_start_time(),
+       (SELECT system_identifier::text FROM pg_control_system()),
+       (SELECT timeline_id FROM pg_control_checkpoint()),
+       CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_lsn()::text END,
+       pg_last_wal_receive_lsn()::text,
+       pg_last_wal_replay_lsn()::text,
+       coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8,
+       current_setting('instance_manager.config_sha256', true),
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int,
+       current_setting('max_connections')::int,
+       current_setting('extension_control_path', true),
+       current_setting('dynamic_library_path'),
+       current_setting('shared_preload_libraries'),
+       (SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM pg_settings
+         WHERE pending_restart)
+"""
+_PENDING: Final = """
+SELECT s.name, current_setting(s.name),
+       (SELECT f.setting FROM pg_file_settings f
+         WHERE f.name = s.name AND f.error IS DISTINCT FROM 'parse' ORDER BY f.seqno DESC LIMIT 1)
+  FROM pg_settings s WHERE s.pending_restart ORDER BY s.name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the server said of itself; LSNs in its text form, *lag_bytes* 0 for a primary."""
+
+    version: str
+    version_number: int
+    in_recovery: bool
+    started_at: datetime
+    system_identifier: str
+    timeline: int
+    current_lsn: str | None
+    received_lsn: str | None
+    replayed_lsn: str | None
+    lag_bytes: int
+    configuration_sha256: str | None
+    connections: int
+    connections_limit: int
+    extension_control_path: str | None
+    dynamic_library_path: str
+    shared_preload_libraries: str
+    pending_restart: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingValue:
+    """A parameter that waits for a restart: the value in force, and the one in the files."""
+
+    name: str
+    running: str | None
+    configured: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the server answers, and as whom to ask it."""
+
+    socket_directory: Path
+    port: int
+    user: str
+
+    @property
+    def socket(self) -> Path:
+        """The server's socket."""
+        return self.socket_directory / f".s.PGSQL.{self.port}"
+
+
+class Observer:
+    """Observes one server; :meth:`run` for ever, everything else reads what it saw."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        clock: Callable[[], float],
+        period_seconds: float,
+        needs_query: bool = False,
+    ) -> None:
+        self.probe: Probe | None = None
+        self.facts: ServerFacts | None = None
+        self.lag: Lag | None = None
+        self.pending: tuple[PendingValue, ...] = ()
+        self._target = target
+        self._clock = clock
+        self._period = period_seconds
+        self._needs_query = needs_query
+        self._connection: AsyncConnection[tuple[Any, ...]] | None = None
+        self._due = asyncio.Event()
+
+    async def ask(self) -> Answer:
+        """Ask the postmaster once and remember its answer."""
+        answer = await ask(
+            self._target.socket,
+            deadline_seconds=max(self._period, 1.0),
+            user=self._target.user,
+        )
+        self._remember(answer is Answer.ACCEPTS, f"the postmaster is {answer}")
+        return answer
+
+    async def run(self, is_alive: Callable[[], bool], on_answer: Callable[[Answer], None]) -> None:
+        """Observe once a period while *is_alive*; tell each answer to *on_answer*."""
+        turn = 0
+        while True:
+            if is_alive():
+                on_answer(await self.ask())
+                if turn % _FACTS_PERIODS == 0 or self._needs_query:
+                    await self.read_facts()
+                turn += 1
+            else:
+                await self._disconnect()
+                turn = 0
+            if await self._is_hurried():
+                turn = 0
+
+    def hurry(self) -> None:
+        """Have the next observation made at once."""
+        self._due.set()
+
+    async def _is_hurried(self) -> bool:
+        """Wait for the next turn; return whether somebody could not wait for it."""
+        try:
+            async with asyncio.timeout(self._period):
+                await self._due.wait()
+        except TimeoutError:
+            return False
+        self._due.clear()
+        return True
+
+    async def read_facts(self) -> None:
+        """Read the facts over the reserved connection; what can't be read stays as it was."""
+        import psycopg
+
+        try:
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                connection = await self._connected()
+                row = await (await connection.execute(_FACTS)).fetchone()
+                if row is None:
+                    return
+                self.facts = ServerFacts(*row)
+                self.lag = Lag(self.facts.lag_bytes, self._clock())
+                if self.facts.pending_restart:
+                    rows = await (await connection.execute(_PENDING)).fetchall()
+                    self.pending = tuple(PendingValue(*row) for row in rows)
+                else:
+                    self.pending = ()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            _log.debug("postgres can't be observed", error=str(error) or type(error).__name__)
+            if self._needs_query:
+                self._remember(False, "a query failed")
+            await self._disconnect()
+
+    async def has_loaded(self, configuration_sha256: str) -> bool:
+        """Read the facts and return whether the server has loaded that configuration."""
+        await self.read_facts()
+        return self.facts is not None and self.facts.configuration_sha256 == configuration_sha256
+
+    def forget(self) -> None:
+        """Forget a server that has ended: nothing that it said holds for the next one."""
+        self.probe = None
+        self.pending = ()
+
+    async def close(self) -> None:
+        """Close the reserved connection, so that a smart stop has nobody to wait for."""
+        await self._disconnect()
+
+    def _remember(self, accepting: bool, reason: str) -> None:
+        self.probe = Probe(accepting, "" if accepting else reason, self._clock())
+
+    async def _connected(self) -> AsyncConnection[tuple[Any, ...]]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await connect(
+                self._target.socket_directory,
+                self._target.port,
+                self._target.user,
+                deadline_seconds=_DEADLINE_SECONDS,
+            )
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()

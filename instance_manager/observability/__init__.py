@@ -1,0 +1,1 @@
+"""WHAT DO WE SAY? Log lines, events and metrics."""

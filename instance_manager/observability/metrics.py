@@ -1,0 +1,203 @@
+"""Metrics: plain facts in, exposition text out.
+
+The facts were gathered before: a scrape asks nobody. ``prometheus_client`` costs memory, so it is
+imported at the first scrape; its process-wide registry and its server are not used. Names follow
+the Prometheus conventions: base units, ``_total`` for counters, ``instance_manager_`` for the
+manager and ``pg_`` for postgres.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.supervision.states import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from prometheus_client.core import Metric
+
+BUCKET_BOUNDS_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
+"""From an import to an hour of recovery: the steps of a start differ by five orders."""
+
+_NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresFacts:
+    """What the last observation of postgres said; None is *not known*, and is left out."""
+
+    up: bool
+    """Whether it accepted a connection at the last observation."""
+    in_recovery: bool | None = None
+    start_time_seconds: float | None = None
+    """Unix time at which the postmaster started."""
+    timeline: int | None = None
+    connections: int | None = None
+    """Client connections, without background processes."""
+    connections_limit: int | None = None
+    """``max_connections``."""
+    replay_lag_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricFacts:
+    """Everything that is not counted here: what the rooms know about themselves."""
+
+    version: str
+    """Of the manager."""
+    phase: Phase
+    postgres: PostgresFacts
+    restarts: int = 0
+    """Restarts of postgres that nobody asked for, since the manager started."""
+    orphans_reaped: int = 0
+    log_lines_dropped: int = 0
+    findings: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    """How many findings each code has now."""
+    volumes: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    """How many volumes are in each state now."""
+
+
+class Durations:
+    """A histogram of seconds for each label value, in cumulative buckets."""
+
+    def __init__(self, bounds: tuple[float, ...] = BUCKET_BOUNDS_SECONDS) -> None:
+        self._bounds = bounds
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def observe(self, label: str, seconds: float) -> None:
+        """Count one duration; a bound belongs to its bucket."""
+        counts = self._counts.setdefault(label, [0] * (len(self._bounds) + 1))
+        counts[bisect_left(self._bounds, seconds)] += 1
+        self._sums[label] = self._sums.get(label, 0.0) + seconds
+
+    def collect(self) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
+        """Yield each label with its cumulative buckets, ``+Inf`` last, and its sum."""
+        names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        for label, counts in self._counts.items():
+            total = 0
+            buckets: list[tuple[str, float]] = []
+            for name, count in zip(names, counts, strict=True):
+                total += count
+                buckets.append((name, total))
+            yield label, buckets, self._sums[label]
+
+
+class Measurements:
+    """What is counted while things happen. For the loop's thread only."""
+
+    def __init__(self) -> None:
+        self.startup_steps = Durations()
+        self._probes: Counter[tuple[str, str]] = Counter()
+
+    def count_probe(self, probe: str, ok: bool) -> None:
+        """Count an answer of a probe."""
+        self._probes[probe, "success" if ok else "failure"] += 1
+
+    def probe_results(self) -> Mapping[tuple[str, str], int]:
+        """Return the answers so far, by probe and result."""
+        return MappingProxyType(self._probes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Collector:
+    """What ``prometheus_client`` asks at each scrape."""
+
+    facts: MetricFacts
+    measurements: Measurements
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _manager_metrics(self.facts)
+        yield from _volume_metrics(self.facts)
+        yield from _measured_metrics(self.measurements)
+        yield from _postgres_metrics(self.facts.postgres)
+
+
+def render(facts: MetricFacts, measurements: Measurements, accept: str) -> tuple[bytes, str]:
+    """Return the exposition and its content type, in the form that *accept* prefers.
+
+    Prometheus text, unless the ``Accept`` header asks for OpenMetrics. The first call imports
+    ``prometheus_client``.
+    """
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import choose_encoder
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(facts, measurements))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def _manager_metrics(facts: MetricFacts) -> Iterator[Metric]:
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        InfoMetricFamily,
+    )
+
+    yield InfoMetricFamily(
+        "instance_manager_build", "The manager that answers.", {"version": facts.version}
+    )
+    phases = GaugeMetricFamily(
+        "instance_manager_phase", "1 for the phase of the instance, else 0.", labels=["phase"]
+    )
+    for phase in Phase:
+        phases.add_metric([phase], phase is facts.phase)
+    yield phases
+    for name, text, value in (
+        ("restarts", "Restarts of postgres that nobody asked for.", facts.restarts),
+        ("orphans_reaped", "Ended processes that nobody else waited for.", facts.orphans_reaped),
+        ("log_lines_dropped", "Lines that standard output did not take.", facts.log_lines_dropped),
+    ):
+        yield CounterMetricFamily(f"instance_manager_{name}", text, value)
+
+
+def _volume_metrics(facts: MetricFacts) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    for name, label, text, values in (
+        ("findings", "code", "Findings about the extension volumes now.", facts.findings),
+        ("extension_volumes", "state", "Extension volumes by their state.", facts.volumes),
+    ):
+        family = GaugeMetricFamily(f"instance_manager_{name}", text, labels=[label])
+        for key, value in sorted(values.items()):
+            family.add_metric([key], value)
+        yield family
+
+
+def _measured_metrics(measurements: Measurements) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+    probes = CounterMetricFamily(
+        "instance_manager_probe_results", "Answers of the probes.", labels=["probe", "result"]
+    )
+    for (probe, result), count in sorted(measurements.probe_results().items()):
+        probes.add_metric([probe, result], count)
+    yield probes
+    steps = HistogramMetricFamily(
+        "instance_manager_startup_step_seconds", "Time of each step of a start.", labels=["step"]
+    )
+    for step, buckets, total in measurements.startup_steps.collect():
+        steps.add_metric([step], buckets, total)
+    yield steps
+
+
+def _postgres_metrics(facts: PostgresFacts) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    for name, text, value in (
+        ("up", "1 if postgres accepted a connection when last asked.", facts.up),
+        ("in_recovery", "1 in recovery: a standby, or replay.", facts.in_recovery),
+        ("start_time_seconds", "Unix time of the postmaster's start.", facts.start_time_seconds),
+        ("timeline", "The timeline.", facts.timeline),
+        ("connections", "Client connections.", facts.connections),
+        ("connections_limit", "max_connections.", facts.connections_limit),
+        ("replay_lag_bytes", "Received and not yet replayed.", facts.replay_lag_bytes),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(f"pg_{name}", text, value)
