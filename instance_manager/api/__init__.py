@@ -1,0 +1,1 @@
+"""WHO ASKS? The HTTP listeners, their routes and their documents."""

@@ -1,0 +1,114 @@
+"""Reading and writing the JSON documents of requests and answers."""
+
+from __future__ import annotations
+
+import json
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from instance_manager.api.models import FieldProblem, Request
+from instance_manager.api.problems import RequestCode, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from instance_manager.api.authentication import Caller
+    from instance_manager.api.instance import Instance
+
+INSTANCE: Final[web.AppKey[Instance]] = web.AppKey("instance")
+"""Whom the handlers of an application ask."""
+
+CALLER: Final[ContextVar[Caller]] = ContextVar("caller")
+"""Who sent the request that is being answered: each one is answered in a context of its own."""
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+def instance_of(request: web.Request) -> Instance:
+    """Return the instance that the request is about."""
+    return request.app[INSTANCE]
+
+
+def answer(
+    document: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return a response that carries *document* as JSON."""
+    return web.Response(
+        status=status,
+        headers=headers,
+        body=document.model_dump_json().encode(),
+        content_type="application/json",
+    )
+
+
+async def read(request: web.Request, model: type[RequestT]) -> RequestT:
+    """Return the body as a *model*; no body at all is the model with its defaults.
+
+    Raises:
+        RequestError: 415 for another media type, 400 for what is not JSON, 422 for JSON that does
+            not fit, with all its problems.
+    """
+    body = await _read_bytes(request)
+    if not body:
+        return model()
+    if request.content_type != "application/json":
+        raise RequestError(
+            RequestCode.UNSUPPORTED_MEDIA_TYPE,
+            f"the body is {request.content_type!r}",
+            hint="send JSON with the header Content-Type: application/json",
+        )
+    return parse(body, model)
+
+
+def parse(body: bytes, model: type[RequestT]) -> RequestT:
+    """Return *body*, a JSON text, as a *model*. Duplicate keys are refused.
+
+    Raises:
+        RequestError: as :func:`read` says.
+    """
+    try:
+        document: Any = json.loads(
+            body, object_pairs_hook=_object_of, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(
+            RequestCode.MALFORMED, f"cannot read the body as JSON: {reason}"
+        ) from error
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise RequestError(
+            RequestCode.INVALID, "the body does not fit", errors=_problems_of(error)
+        ) from error
+
+
+async def _read_bytes(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:
+        raise RequestError(RequestCode.MALFORMED, "cannot read the body: it is broken") from error
+
+
+def _object_of(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object, as JSON readers do that don't let the last of two equal keys win."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"duplicate key {key!r}")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _problems_of(error: ValidationError) -> list[FieldProblem]:
+    return [
+        FieldProblem(path=".".join(map(str, one["loc"])), message=one["msg"])
+        for one in error.errors(include_url=False, include_context=False, include_input=False)
+    ]

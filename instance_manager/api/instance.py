@@ -1,0 +1,74 @@
+"""What the handlers ask of the instance: the seam between HTTP and everything below it.
+
+The composition root implements it over the supervisor; tests implement it in memory. All methods
+are called on the loop's thread. Those that are not coroutines read from memory and never wait.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from instance_manager.api.models import Status
+    from instance_manager.extensions.models import ExtensionsReport
+    from instance_manager.health.verdicts import Facts
+    from instance_manager.observability.events import Events
+    from instance_manager.observability.metrics import Measurements, MetricFacts
+    from instance_manager.supervision.operations import Operations, Progress
+    from instance_manager.supervision.shutdown import StopMode
+
+
+class Instance(Protocol):
+    """One instance of postgres, as its callers over HTTP see it.
+
+    The coroutines finish when the thing is done, and at once when it already holds. They raise
+    ``InstanceManagerError`` when it can't be done, and may be cancelled at any time: what was
+    begun then goes on without anyone waiting for it.
+    """
+
+    @property
+    def operations(self) -> Operations:
+        """The register of operations."""
+        ...
+
+    @property
+    def events(self) -> Events:
+        """The ring of events."""
+        ...
+
+    @property
+    def measurements(self) -> Measurements:
+        """What is counted while things happen."""
+        ...
+
+    def status(self) -> Status:
+        """Return the whole instance as it is known now."""
+        ...
+
+    def extensions(self) -> ExtensionsReport:
+        """Return what the volumes hold, and what was composed of them."""
+        ...
+
+    def facts(self) -> Facts:
+        """Return what the probes judge."""
+        ...
+
+    def metrics(self) -> MetricFacts:
+        """Return what the metrics show."""
+        ...
+
+    async def start(self, progress: Progress) -> None:
+        """Start postgres and wait until it accepts connections."""
+        ...
+
+    async def stop(self, mode: StopMode | None, progress: Progress) -> None:
+        """Stop postgres and keep it stopped; without a mode, down the settings' ladder."""
+        ...
+
+    async def restart(self, mode: StopMode | None, progress: Progress) -> None:
+        """Stop postgres as :meth:`stop` does, then start it as :meth:`start` does."""
+        ...
+
+    async def reload(self, progress: Progress) -> None:
+        """Apply what needs no restart, and wait until the server has loaded it."""
+        ...

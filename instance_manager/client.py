@@ -1,0 +1,311 @@
+"""A typed client of the control API: what the command line, operators and tests use.
+
+It shares the documents with the server and nothing else. Every failure is an
+``InstanceManagerError``: of the way there, or an answer with its problem document.
+
+    async with Client.unix(Path("/run/instance-manager/control.sock")) as client:
+        operation = await client.restart(mode="fast", wait_seconds=60)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+from yarl import URL
+
+from instance_manager.api.models import (
+    Event,
+    Items,
+    Operation,
+    ProbeReport,
+    Problem,
+    Status,
+    StopRequest,
+)
+from instance_manager.errors import Exit, InstanceManagerError
+from instance_manager.extensions.models import ExtensionsReport, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+    from types import TracebackType
+
+    from instance_manager.supervision.shutdown import StopMode
+
+TIMEOUT_SECONDS: Final = 10.0
+"""For an answer that needs no waiting; what the server is asked to wait comes on top."""
+
+LONGEST_WAIT_SECONDS: Final = 60
+"""As long as the server lets one request wait; a longer wait is several requests."""
+
+_OK: Final = frozenset({200, 202})
+_UNAVAILABLE: Final = 503
+
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
+
+
+class ClientError(InstanceManagerError):
+    """A call of the API did not succeed."""
+
+
+class UnreachableError(ClientError):
+    """Nobody answered, not in time, or not as this API does."""
+
+
+class AnswerError(ClientError):
+    """The server answered with a problem; programs match ``problem.code``."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail, hint=problem.hint or "", problem=problem.code)
+        self.problem = problem
+
+
+class RefusedError(AnswerError):
+    """The credential is missing or wrong, or does not allow this (401, 403)."""
+
+
+class NotFoundError(AnswerError):
+    """What was asked for does not exist (404)."""
+
+
+class OperationConflictError(AnswerError):
+    """The state of the instance does not allow it now (409)."""
+
+    exit_code = Exit.CONFLICT
+
+
+class InvalidRequestError(AnswerError):
+    """The request does not fit; ``problem.errors`` says where (422)."""
+
+    exit_code = Exit.USAGE
+
+
+_ERRORS: Final[dict[int, type[AnswerError]]] = {
+    401: RefusedError,
+    403: RefusedError,
+    404: NotFoundError,
+    409: OperationConflictError,
+    422: InvalidRequestError,
+}
+
+
+class Client:
+    """Talks to one instance; an asynchronous context manager. Make it with a class method."""
+
+    def __init__(
+        self,
+        base: str,
+        target: str,
+        connector: Callable[[], aiohttp.BaseConnector],
+        *,
+        token: str | None = None,
+    ) -> None:
+        self._base = base
+        self._target = target
+        self._connector = connector
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def unix(cls, path: Path) -> Client:
+        """Return a client for a control socket on this machine."""
+        return cls("http://localhost", str(path), lambda: aiohttp.UnixConnector(str(path)))
+
+    @classmethod
+    def tcp(
+        cls, url: str, *, token: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> Client:
+        """Return a client for ``http://HOST:PORT`` or ``https://HOST:PORT``.
+
+        Args:
+            url: without a path.
+            token: sent as a bearer token.
+            tls: for https, made by :func:`client_context`; default: the system's authorities.
+        """
+        return cls(
+            url.rstrip("/"),
+            url,
+            lambda: aiohttp.TCPConnector(ssl=tls if tls is not None else True),
+            token=token,
+        )
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=self._connector(), headers=self._headers, raise_for_status=False
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def status(self) -> Status:
+        """Return the whole instance."""
+        return _parsed(await self._ask("GET", "/v1/status"), Status)
+
+    async def extensions(self) -> ExtensionsReport:
+        """Return what the volumes hold, and what is composed of them."""
+        return _parsed(await self._ask("GET", "/v1/extensions"), ExtensionsReport)
+
+    async def extension_volume(self, name: str) -> Volume:
+        """Return one volume."""
+        return _parsed(await self._ask("GET", _path("v1", "extensions", name)), Volume)
+
+    async def events(self) -> tuple[Event, ...]:
+        """Return the remembered events, newest last."""
+        return _parsed(await self._ask("GET", "/v1/events"), Items[Event]).items
+
+    async def operations(self) -> tuple[Operation, ...]:
+        """Return the remembered operations, newest last."""
+        return _parsed(await self._ask("GET", "/v1/operations"), Items[Operation]).items
+
+    async def operation(self, operation_id: str, *, wait_seconds: float = 0) -> Operation:
+        """Return an operation; once it has finished, or after *wait_seconds* as it is then."""
+        return await self._wait_on(_path("v1", "operations", operation_id), wait_seconds)
+
+    async def cancel(self, operation_id: str, *, wait_seconds: float = 0) -> Operation:
+        """Cancel an operation and return it as :meth:`operation` does."""
+        path = _path("v1", "operations", operation_id)
+        return await self._operate("DELETE", path, None, wait_seconds)
+
+    async def start(self, *, wait_seconds: float = 0) -> Operation:
+        """Start postgres; wait for it at most *wait_seconds*."""
+        return await self._operate("POST", "/v1/postgres/start", None, wait_seconds)
+
+    async def stop(self, *, mode: StopMode | None = None, wait_seconds: float = 0) -> Operation:
+        """Stop postgres and keep it stopped; without a mode, as the settings say."""
+        body = StopRequest(mode=mode)
+        return await self._operate("POST", "/v1/postgres/stop", body, wait_seconds)
+
+    async def restart(self, *, mode: StopMode | None = None, wait_seconds: float = 0) -> Operation:
+        """Restart postgres."""
+        body = StopRequest(mode=mode)
+        return await self._operate("POST", "/v1/postgres/restart", body, wait_seconds)
+
+    async def reload(self, *, wait_seconds: float = 0) -> Operation:
+        """Apply what needs no restart."""
+        return await self._operate("POST", "/v1/postgres/reload", None, wait_seconds)
+
+    async def probe(
+        self, name: str, *, check: str | None = None, exclude: Iterable[str] = ()
+    ) -> ProbeReport:
+        """Return the answer of ``livez``, ``startupz`` or ``readyz``; a bad one is no error."""
+        path = _path(name, check) if check else _path(name)
+        query = urlencode([("exclude", one) for one in exclude])
+        answer = await self._ask("GET", f"{path}?{query}", ok=_OK | {_UNAVAILABLE})
+        return _parsed(answer, ProbeReport)
+
+    async def metrics(self) -> str:
+        """Return the metrics as Prometheus text."""
+        return (await self._ask("GET", "/metrics")).decode()
+
+    async def _operate(
+        self, method: str, path: str, body: BaseModel | None, wait_seconds: float
+    ) -> Operation:
+        first = min(wait_seconds, LONGEST_WAIT_SECONDS)
+        operation = _parsed(await self._ask(method, path, body=body, wait=first), Operation)
+        rest = wait_seconds - first
+        if operation.finished or rest <= 0:
+            return operation
+        return await self.operation(operation.id, wait_seconds=rest)
+
+    async def _wait_on(self, path: str, seconds: float) -> Operation:
+        """Ask until the operation has finished, or the time is up by the clock of the loop."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        while True:
+            wait = min(max(end - clock(), 0), LONGEST_WAIT_SECONDS)
+            operation = _parsed(await self._ask("GET", path, wait=wait), Operation)
+            if operation.finished or clock() >= end:
+                return operation
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | None = None,
+        wait: float = 0,
+        ok: frozenset[int] = _OK,
+    ) -> bytes:
+        """Send one request and return the body of its answer."""
+        if self._session is None:
+            raise UnreachableError(f"cannot ask {self._target!r}: the client is not open")
+        headers = {"Accept": "application/json"}
+        # Whole seconds by RFC 7240; rounding up never cuts a wait short.
+        if wait > 0:
+            headers["Prefer"] = f"wait={math.ceil(wait)}"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            async with self._session.request(
+                method,
+                URL(self._base + path, encoded=True),
+                headers=headers,
+                data=body.model_dump_json(exclude_none=True).encode() if body else None,
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS + wait),
+                allow_redirects=False,
+            ) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            reason = str(error) or "no answer in time"
+            raise UnreachableError(
+                f"cannot reach {self._target!r}: {reason}", hint="is the manager running?"
+            ) from error
+        if response.status not in ok:
+            raise _error_of(response.status, content, self._target)
+        return content
+
+
+def client_context(
+    *, ca_file: Path | None = None, certificate: tuple[Path, Path] | None = None
+) -> ssl.SSLContext:
+    """Return a TLS context for :meth:`Client.tcp`.
+
+    Args:
+        ca_file: who must have signed the server's certificate; default: the system's authorities.
+        certificate: the client's own certificate and key.
+
+    Raises:
+        OSError: a file can't be read, or is not what it should be (``ssl.SSLError``).
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    return context
+
+
+def _path(*segments: str) -> str:
+    """Return the path of these segments; a slash inside one is not a separator."""
+    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
+
+
+def _parsed(content: bytes, model: type[DocumentT]) -> DocumentT:
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise UnreachableError(
+            f"cannot read the answer as {model.__name__}: {error.error_count()} problems",
+            hint="is this the control API of an instance manager of a fitting version?",
+        ) from error
+
+
+def _error_of(status: int, content: bytes, target: str) -> ClientError:
+    try:
+        problem = Problem.model_validate_json(content)
+    except ValidationError:
+        return UnreachableError(f"cannot read the answer of {target!r}: HTTP status {status}")
+    return _ERRORS.get(status, AnswerError)(problem)

@@ -1,0 +1,268 @@
+"""The real applications on real sockets, over an instance that lives in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from instance_manager.api.listeners import Listeners
+from instance_manager.api.models import InstanceIdentity, PostgresStatus, Status
+from instance_manager.api.operations import document_of
+from instance_manager.api.server import Credentials, serve
+from instance_manager.extensions.models import Composed, ExtensionsReport, State, Volume
+from instance_manager.health.verdicts import Facts, Probe
+from instance_manager.observability.events import Events
+from instance_manager.observability.metrics import Measurements, MetricFacts, PostgresFacts
+from instance_manager.supervision.operations import Operations, Progress
+from instance_manager.supervision.states import Desired, Phase
+
+if TYPE_CHECKING:
+    from instance_manager.supervision.shutdown import StopMode
+
+NOW = 1000.0
+NO_CREDENTIALS = Credentials()
+REQUEST_SECONDS = 10
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _ids() -> Callable[[], str]:
+    numbers = count(1)
+    return lambda: f"op-{next(numbers)}"
+
+
+@dataclass
+class MemoryInstance:
+    """An instance without a postgres: what is asked of it is written down in *calls*."""
+
+    events: Events = field(default_factory=lambda: Events(now=_now))
+    operations: Operations = field(default_factory=lambda: Operations(now=_now, new_id=_ids()))
+    measurements: Measurements = field(default_factory=Measurements)
+    phase: Phase = Phase.RUNNING
+    ready: bool = True
+    name: str = "pg-0"
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+    outcome: BaseException | None = None
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: something was asked for."""
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: what is asked for is done."""
+
+    def status(self) -> Status:
+        """Return what is made up of the fields."""
+        current = self.operations.current()
+        return Status(
+            instance=InstanceIdentity(
+                name=self.name,
+                session_id="session",
+                manager_version="0.1.0",
+                pid=1,
+                started_at=datetime(2026, 1, 1, tzinfo=UTC),
+            ),
+            phase=self.phase,
+            desired=Desired.RUNNING,
+            postgres=PostgresStatus(data_directory="/data", port=5432),
+            operation=document_of(current) if current else None,
+        )
+
+    def extensions(self) -> ExtensionsReport:
+        """Return one volume that is ready."""
+        volume = Volume(
+            name="pgvector",
+            path="/extensions/pgvector",
+            state=State.READY,
+            read_only=True,
+            content_sha256=None,
+            extensions=(),
+            libraries=(),
+            findings=(),
+        )
+        composed = Composed(
+            extension_control_path="$system:/extensions/pgvector/share",
+            dynamic_library_path="$libdir:/extensions/pgvector/lib",
+            shared_preload_libraries="",
+            ld_library_path="",
+            path="/usr/bin",
+            env={},
+        )
+        return ExtensionsReport(
+            root="/extensions",
+            scan_seconds=0.04,
+            volumes=(volume,),
+            findings=(),
+            composed=composed,
+        )
+
+    def facts(self) -> Facts:
+        """Return facts that are always fresh."""
+        probe = Probe(self.ready, "" if self.ready else "the postmaster is silent", NOW)
+        return Facts(
+            now=NOW,
+            heartbeat_at=NOW,
+            phase=self.phase,
+            desired=Desired.RUNNING,
+            first_start_over=True,
+            probe=probe,
+        )
+
+    def metrics(self) -> MetricFacts:
+        """Return what is made up of the fields."""
+        return MetricFacts(
+            version="0.1.0", phase=self.phase, postgres=PostgresFacts(up=self.ready)
+        )
+
+    async def start(self, progress: Progress) -> None:
+        """Write it down and wait for *release*."""
+        await self._do("start", progress=progress)
+
+    async def stop(self, mode: StopMode | None, progress: Progress) -> None:
+        """Write it down and wait for *release*."""
+        await self._do("stop", mode, progress=progress)
+
+    async def restart(self, mode: StopMode | None, progress: Progress) -> None:
+        """Write it down and wait for *release*."""
+        await self._do("restart", mode, progress=progress)
+
+    async def reload(self, progress: Progress) -> None:
+        """Write it down and wait for *release*."""
+        await self._do("reload", progress=progress)
+
+    async def _do(self, *call: object, progress: Progress) -> None:
+        self.calls.append(call)
+        self.asked.set()
+        progress.report("waiting", "for the test")
+        await self.release.wait()
+        if self.outcome is not None:
+            raise self.outcome
+
+
+@dataclass
+class Answer:
+    """What came back over a raw connection."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass
+class Served:
+    """Where the listeners are, and who answers behind them."""
+
+    instance: MemoryInstance
+    socket: Path
+    health_port: int
+    control_port: int
+
+    async def raw(self, request: bytes, *, port: int | None = None) -> bytes:
+        """Send bytes to the unix socket, or to *port*, and return all that comes back."""
+        async with asyncio.timeout(REQUEST_SECONDS):
+            if port is None:
+                reader, writer = await asyncio.open_unix_connection(self.socket)
+            else:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(request)
+                await writer.drain()
+                return await reader.read()
+            finally:
+                writer.close()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        port: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request as plain text, and read the one answer."""
+        given = {"Host": "localhost", "Connection": "close", **(headers or {})}
+        if body:
+            given.setdefault("Content-Length", str(len(body)))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+        request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+        return parse_answer(await self.raw(request, port=port))
+
+
+def parse_answer(raw: bytes) -> Answer:
+    """Return the parts of an answer in HTTP/1.1 that has a length."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    pairs = (line.partition(": ") for line in lines)
+    return Answer(int(status.split()[1]), {name: value for name, _, value in pairs}, body)
+
+
+Serving = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Serving:
+    """Return a context manager that serves a new instance, or the given one."""
+
+    @asynccontextmanager
+    async def served(
+        credentials: Credentials = NO_CREDENTIALS,
+        *,
+        host: str = "127.0.0.1",
+        directory: Path = tmp_path,
+    ) -> AsyncGenerator[Served]:
+        path = directory / "control.sock"
+        with (
+            socket.create_server(("127.0.0.1", 0)) as health,
+            socket.create_server((host, 0)) as tcp,
+            socket.socket(socket.AF_UNIX) as unix,
+        ):
+            unix.bind(str(path))
+            unix.listen()
+            instance = MemoryInstance()
+            try:
+                async with serve(instance, Listeners(health, unix, tcp), credentials):
+                    yield Served(instance, path, health.getsockname()[1], tcp.getsockname()[1])
+            finally:
+                await instance.operations.close()
+
+    return served
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine function in a loop of its own."""
+    function: Callable[..., Any] = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(function):
+        return None
+    names = inspect.signature(function).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    asyncio.run(_within_deadline(function, arguments))
+    return True
+
+
+async def _within_deadline(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    await function(**arguments)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks were left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_is_left() -> Iterator[None]:
+    """Fail a test that leaves a descriptor open."""
+    before = _open_descriptors()
+    yield
+    assert _open_descriptors() <= before
+
+
+def _open_descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
