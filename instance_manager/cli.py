@@ -1,0 +1,183 @@
+"""The command line: parses, loads settings, and hands over to one sub-command.
+
+Only the standard library is imported here: what a sub-command needs, its own module imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from instance_manager import __version__
+from instance_manager.errors import Exit, InstanceManagerError, SettingsError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    class Commands(Protocol):
+        """What argparse adds sub-commands to; its own class has no public name."""
+
+        def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
+            """Add one."""
+            ...
+
+
+_EXAMPLES = {
+    "run": """examples:
+  instance-manager run
+  instance-manager --config /etc/instance-manager/config.yaml run --set postgres.port=5433""",
+    "check": """examples:
+  instance-manager check
+  instance-manager check --extensions-root ./volumes --output json""",
+    "compose": """examples:
+  instance-manager compose --format conf >> postgresql.conf
+  eval "$(instance-manager compose --format env)" && exec postgres -D "$PGDATA"
+""",
+    "status": """examples:
+  instance-manager status
+  instance-manager status --output json | jq .phase""",
+    "stop": """examples:
+  instance-manager stop
+  instance-manager stop --mode immediate --timeout 10""",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    if options.command != "run":
+        # The front door blocked the signals for PID 1; a client wants Ctrl-C to work.
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+        )
+    try:
+        return _dispatch(options)
+    except SettingsError as error:
+        _report_settings(error)
+        return error.exit_code
+    except InstanceManagerError as error:
+        hint = f"\n  {error.hint}" if error.hint else ""
+        print(f"instance-manager: {error.message}{hint}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _report_settings(error: SettingsError) -> None:
+    print("instance-manager: the settings can't be used:", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  {problem}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    match options.command:
+        case "run":
+            from instance_manager.commands import run
+
+            return run.run(options)
+        case "check":
+            from instance_manager.commands import check
+
+            return check.run(options)
+        case "compose":
+            from instance_manager.commands import compose
+
+            return compose.run(options)
+        case "status":
+            from instance_manager.commands import status
+
+            return status.run(options)
+        case "start" | "stop" | "restart" | "reload":
+            from instance_manager.commands import lifecycle
+
+            return lifecycle.run(options)
+        case command:
+            raise UsageError(f"there is no command {command!r}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="instance-manager",
+        description="PID 1 of an immutable PostgreSQL container, and the tools around it.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    _add_global(parser, None)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_check(commands)
+    _add_compose(commands)
+    _add_status(commands)
+    _add_lifecycle(commands)
+    return parser
+
+
+def _add_global(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Add what may stand before the sub-command and after it; the later one counts."""
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--config", metavar="FILE", default=default, help="settings file (YAML)")
+    parser.add_argument("--log-level", choices=levels, default=default, help="overrides log.level")
+
+
+def _add(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=_EXAMPLES.get(name, ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_global(command, argparse.SUPPRESS)
+    command.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override one setting, such as postgres.port=5433; may be repeated",
+    )
+    return command
+
+
+def _add_run(commands: Commands) -> None:
+    _add(commands, "run", "prove the volumes, start postgres, supervise it and serve the API")
+
+
+def _add_check(commands: Commands) -> None:
+    command = _add(commands, "check", "prove all that can be proven without starting postgres")
+    command.add_argument("--output", choices=("text", "json"), default="text")
+    command.add_argument("--extensions-root", metavar="DIR", help="look at other volumes")
+
+
+def _add_compose(commands: Commands) -> None:
+    command = _add(commands, "compose", "print what run would set, for others who start postgres")
+    command.add_argument("--format", choices=("conf", "env", "json"), default="conf")
+
+
+def _add_status(commands: Commands) -> None:
+    command = _add(commands, "status", "show the running instance")
+    command.add_argument("--output", choices=("text", "json"), default="text")
+
+
+def _add_lifecycle(commands: Commands) -> None:
+    for name, summary in (
+        ("start", "start postgres and wait until it accepts connections"),
+        ("stop", "stop postgres and keep it stopped"),
+        ("restart", "stop postgres and start it again"),
+        ("reload", "apply what needs no restart"),
+    ):
+        command = _add(commands, name, summary)
+        command.add_argument("--output", choices=("text", "json"), default="text")
+        command.add_argument(
+            "--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait"
+        )
+        if name in {"stop", "restart"}:
+            command.add_argument("--mode", choices=("smart", "fast", "immediate"))

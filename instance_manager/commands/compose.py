@@ -1,0 +1,46 @@
+"""``compose``: what ``run`` would set, for people who let something else start postgres."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from instance_manager.commands import examining, loading
+from instance_manager.configuration import rendering
+from instance_manager.errors import Exit
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Mapping
+
+    from instance_manager.extensions.models import Composed
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the composition in the form that was asked for."""
+    examined = examining.examine(loading.load(options))
+    composed = examined.report.composed
+    match options.format:
+        case "json":
+            print(composed.model_dump_json(indent=2))
+        case "env":
+            print("\n".join(as_shell(composed)))
+        case _:
+            parameters = {**examined.examination.parameters, **as_parameters(composed)}
+            print("\n".join(rendering.render_lines(parameters)))
+    return Exit.DONE
+
+
+def as_parameters(composed: Composed) -> Mapping[str, str]:
+    """Return the parameters of the composition that have a value."""
+    names = ("extension_control_path", "dynamic_library_path", "shared_preload_libraries")
+    return {name: value for name in names if (value := getattr(composed, name))}
+
+
+def as_shell(composed: Composed) -> Iterator[str]:
+    """Yield the environment as lines that a POSIX shell can evaluate."""
+    variables = {**composed.env, "PATH": composed.path}
+    if composed.ld_library_path:
+        variables["LD_LIBRARY_PATH"] = composed.ld_library_path
+    for name, value in sorted(variables.items()):
+        yield f"export {name}={shlex.quote(value)}"

@@ -1,0 +1,27 @@
+"""``run``: the entrypoint of the container."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from instance_manager.commands import loading
+from instance_manager.errors import InstanceManagerError
+from instance_manager.run import run as run_manager
+from instance_manager.run import write_termination_log
+from instance_manager.surroundings import forget_secrets, survey
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the manager until it may end; a start that is refused leaves its cause behind."""
+    try:
+        load = loading.loader(options)
+        surroundings = survey(load, dict(os.environ))
+        forget_secrets(os.environ)
+        return run_manager(surroundings)
+    except InstanceManagerError as error:
+        write_termination_log(error)
+        raise

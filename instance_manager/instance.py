@@ -1,0 +1,313 @@
+"""The instance as its callers see it: what the rooms below know, put into the API's words.
+
+Reads memory only. The lifecycle methods ask the supervisor and wait; it is the one that acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from instance_manager import __version__, log
+from instance_manager.errors import ConflictError, InstanceManagerError, UnresponsiveError
+from instance_manager.extensions import drift
+from instance_manager.extensions.models import Composed, ExtensionsReport
+from instance_manager.health.verdicts import Facts
+from instance_manager.postgres import process
+from instance_manager.supervision.shutdown import Ladder, Rung
+from instance_manager.supervision.states import Event, State, phase_of
+from instance_manager.supervision.supervisor import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from instance_manager.api import models
+    from instance_manager.health.snapshot import Observer
+    from instance_manager.health.storage import Storage
+    from instance_manager.log import Sink
+    from instance_manager.observability.events import Events
+    from instance_manager.observability.metrics import Measurements, MetricFacts
+    from instance_manager.settings.models import Settings
+    from instance_manager.startup import Startup
+    from instance_manager.status import Conditions
+    from instance_manager.supervision.children import Children
+    from instance_manager.supervision.operations import Operations, Progress
+    from instance_manager.supervision.shutdown import StopMode
+    from instance_manager.supervision.supervisor import Supervisor
+
+_log: Final = log.get_logger()
+_NOT_STARTED: Final = frozenset(
+    {State.FAILED, State.STOPPED, State.FENCED, State.LEAVING, State.GONE}
+)
+_STARTED: Final = frozenset({State.RUNNING})
+_PROGRESSING: Final = frozenset({State.INITIALIZING, State.RECOVERING})
+_RELOAD_SECONDS: Final = 30.0
+_RELOAD_POLL_SECONDS: Final = 0.05
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return the part of the settings that the supervisor goes by."""
+    return Policy(
+        ladder=Ladder.of(settings.shutdown),
+        stay_when_failed=settings.failure == "stay",
+        restart_when_ended=settings.restart.policy == "restart",
+    )
+
+
+def _not_looked_yet(startup: Startup) -> ExtensionsReport:
+    return ExtensionsReport(
+        root=str(startup.settings.extensions.root),
+        scan_seconds=0,
+        volumes=(),
+        findings=(),
+        composed=drift.NOTHING,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this run of the manager is."""
+
+    name: str
+    session_id: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What an instance is made of."""
+
+    startup: Startup
+    supervisor: Supervisor
+    observer: Observer
+    children: Children
+    storage: Storage
+    sink: Sink
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What is remembered of this run."""
+
+    operations: Operations
+    events: Events
+    measurements: Measurements
+
+
+class Instance:
+    """Implements :class:`instance_manager.api.instance.Instance` over the rooms."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        rooms: Rooms,
+        records: Records,
+        *,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+    ) -> None:
+        self.operations = records.operations
+        self.events = records.events
+        self.measurements = records.measurements
+        self.heartbeat_at = clock()
+        self._environment: tuple[int, dict[str, str]] = (0, {})
+        self._identity = identity
+        self._rooms = rooms
+        self._clock = clock
+        self._now = now
+
+    @cached_property
+    def _conditions(self) -> Conditions:
+        # Made at the first question: its module belongs to the API, which is imported late.
+        from instance_manager.status import Conditions
+
+        return Conditions(self._now)
+
+    def beat(self) -> None:
+        """Say that the loop runs; the only input of liveness."""
+        self.heartbeat_at = self._clock()
+
+    def facts(self) -> Facts:
+        """Return what the probes judge."""
+        supervisor, observer = self._rooms.supervisor, self._rooms.observer
+        settings = self._rooms.startup.settings
+        return Facts(
+            now=self._clock(),
+            heartbeat_at=self.heartbeat_at,
+            phase=phase_of(supervisor.state),
+            desired=supervisor.desired,
+            first_start_over=supervisor.first_start_is_over,
+            progress_at=self._progress_at(),
+            probe=observer.probe,
+            lag=observer.lag,
+            maximum_lag_bytes=settings.health.maximum_lag_bytes,
+            period_seconds=settings.health.period_seconds,
+            stopping=supervisor.rung is not None,
+        )
+
+    def _progress_at(self) -> float | None:
+        """Initialisation and recovery get on by themselves for as long as their processes live."""
+        if self._rooms.supervisor.state in _PROGRESSING:
+            return self._clock()
+        return None
+
+    def extensions(self) -> ExtensionsReport:
+        """Return the last look at the volumes, and what the running server uses."""
+        report = self._rooms.startup.report or _not_looked_yet(self._rooms.startup)
+        return drift.with_running(report, self._running())
+
+    def _running(self) -> Composed | None:
+        """Return what the live postmaster says that it runs with; None before it has spoken."""
+        postmaster, seen = self._rooms.supervisor.postmaster, self._rooms.observer.facts
+        if postmaster is None or seen is None:
+            return None
+        if self._environment[0] != postmaster.pid:
+            given = process.environment_of_process(postmaster.pid)
+            self._environment = postmaster.pid, given
+        loader, path, added = drift.volume_environment(
+            self._environment[1], self._rooms.startup.names_of_ours
+        )
+        return Composed(
+            extension_control_path=seen.extension_control_path or "",
+            dynamic_library_path=seen.dynamic_library_path,
+            shared_preload_libraries=seen.shared_preload_libraries,
+            ld_library_path=loader,
+            path=path,
+            env=added,
+        )
+
+    def status(self) -> models.Status:
+        """Return the whole instance as it is known now."""
+        from instance_manager import status
+        from instance_manager.api import models
+        from instance_manager.api.operations import document_of
+
+        supervisor, startup = self._rooms.supervisor, self._rooms.startup
+        report, current = self.extensions(), self.operations.current()
+        self._conditions.update(
+            self.facts(), report, status.is_loaded(self._rooms.observer, startup)
+        )
+        return models.Status(
+            instance=models.InstanceIdentity(
+                name=self._identity.name,
+                session_id=self._identity.session_id,
+                manager_version=__version__,
+                pid=os.getpid(),
+                started_at=self._identity.started_at,
+            ),
+            phase=phase_of(supervisor.state),
+            desired=supervisor.desired,
+            failure=status.failure_of(status.in_phase_failed(supervisor)),
+            postgres=status.postgres_of(supervisor, startup, self._rooms.observer),
+            configuration=status.configuration_of(startup, self._rooms.observer),
+            extensions=status.extensions_of(report),
+            storage=tuple(map(models.StorageStatus.model_validate, self._rooms.storage.places)),
+            operation=document_of(current) if current else None,
+            conditions=self._conditions.all(),
+        )
+
+    def metrics(self) -> MetricFacts:
+        """Return what the metrics show."""
+        from instance_manager.observability.metrics import MetricFacts, PostgresFacts
+
+        supervisor, observer = self._rooms.supervisor, self._rooms.observer
+        seen, report = observer.facts, self.extensions()
+        return MetricFacts(
+            version=__version__,
+            phase=phase_of(supervisor.state),
+            postgres=PostgresFacts(
+                up=observer.probe is not None and observer.probe.accepting,
+                in_recovery=seen.in_recovery if seen else None,
+                start_time_seconds=seen.started_at.timestamp() if seen else None,
+                timeline=seen.timeline if seen else None,
+                connections=seen.connections if seen else None,
+                connections_limit=seen.connections_limit if seen else None,
+                replay_lag_bytes=seen.lag_bytes if seen else None,
+            ),
+            restarts=supervisor.restarts,
+            orphans_reaped=self._rooms.children.orphans_reaped,
+            log_lines_dropped=self._rooms.sink.dropped,
+            findings=Counter(finding.code for finding in report.all_findings()),
+            volumes=Counter(str(volume.state) for volume in report.volumes),
+        )
+
+    async def start(self, progress: Progress) -> None:
+        """Start postgres and wait until it accepts connections."""
+        supervisor = self._rooms.supervisor
+        supervisor.request(Event.START_REQUESTED)
+        await self._until_started(progress)
+
+    async def stop(self, mode: StopMode | None, progress: Progress) -> None:
+        """Stop postgres and keep it stopped."""
+        supervisor = self._rooms.supervisor
+        supervisor.request(Event.STOP_REQUESTED, Rung(mode) if mode else None)
+        progress.report("stopping", f"asked postgres to stop: {mode or supervisor.rung}")
+        reached = await supervisor.until({State.STOPPED, State.FENCED, State.LEAVING, State.GONE})
+        if reached is not State.STOPPED:
+            raise ConflictError(f"cannot stop postgres: the instance is {phase_of(reached)}")
+
+    async def restart(self, mode: StopMode | None, progress: Progress) -> None:
+        """Stop postgres, and start it again."""
+        supervisor = self._rooms.supervisor
+        supervisor.request(Event.RESTART_REQUESTED, Rung(mode) if mode else None)
+        await self._until_started(progress)
+
+    async def _until_started(self, progress: Progress) -> None:
+        supervisor = self._rooms.supervisor
+        while (state := supervisor.state) not in _STARTED | _NOT_STARTED:
+            progress.report(str(state), self._rooms.startup.step)
+            await supervisor.changed()
+        if state in _STARTED:
+            return
+        if supervisor.failure is not None:
+            raise supervisor.failure
+        raise ConflictError(f"cannot start postgres: the instance is {phase_of(state)}")
+
+    async def reload(self, progress: Progress) -> None:
+        """Read the settings again, write the configuration, wait until the server has loaded it.
+
+        Without a server that runs, the next start loads it.
+        """
+        try:
+            progress.report("reading the settings")
+            self._apply(await self._rooms.startup.reread_settings())
+            await self._reload_server(progress)
+        except InstanceManagerError as error:
+            _log.error(error.message, code=error.code, hint=error.hint)
+            raise
+
+    def _apply(self, settings: Settings) -> None:
+        supervisor = self._rooms.supervisor
+        supervisor.policy = policy_of(settings)
+        supervisor.budget = replace(
+            supervisor.budget,
+            maximum=settings.restart.maximum,
+            window_seconds=settings.restart.window_seconds,
+        )
+        log.set_level(settings.log.level)
+
+    async def _reload_server(self, progress: Progress) -> None:
+        supervisor, observer = self._rooms.supervisor, self._rooms.observer
+        progress.report("writing the configuration")
+        written = await self._rooms.startup.configure()
+        postmaster = supervisor.postmaster
+        if postmaster is None or supervisor.state is not State.RUNNING:
+            return
+        progress.report("loading")
+        postmaster.signal(signal.SIGHUP)
+        try:
+            async with asyncio.timeout(_RELOAD_SECONDS):
+                while not await observer.has_loaded(written.sha256):  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(_RELOAD_POLL_SECONDS)
+        except TimeoutError as error:
+            raise UnresponsiveError(
+                f"cannot reload: the server did not load the configuration within"
+                f" {_RELOAD_SECONDS:g} s",
+                hint="its log says why: it keeps the old values where a file has an error",
+            ) from error

@@ -1,0 +1,285 @@
+"""The composition root: what ``run`` is made of, in the order in which it comes to life.
+
+Settings, account, sockets; then the loop with its handlers, and every room in one task group. What
+only a running server needs is imported while postgres starts. No other module knows all rooms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import random
+import signal
+import time
+import uuid
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from instance_manager import log
+from instance_manager.api import listeners as sockets
+from instance_manager.errors import InstanceManagerError
+from instance_manager.health.snapshot import Observer, Target
+from instance_manager.health.storage import Storage
+from instance_manager.instance import Identity, Instance, Records, Rooms, policy_of
+from instance_manager.observability.events import Events, EventType
+from instance_manager.observability.log_pipe import PostgresLog
+from instance_manager.observability.metrics import Measurements
+from instance_manager.postgres.connection import Answer
+from instance_manager.settings.secrets import read_secret
+from instance_manager.startup import Startup
+from instance_manager.supervision.children import Children
+from instance_manager.supervision.operations import Kind, Operations
+from instance_manager.supervision.restart import RestartBudget
+from instance_manager.supervision.shutdown import Rung
+from instance_manager.supervision.states import Event, State
+from instance_manager.supervision.supervisor import Supervisor
+from instance_manager.supervision.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+    from instance_manager.api.server import Credentials
+    from instance_manager.supervision.children import Orphan
+    from instance_manager.surroundings import Place, Surroundings
+
+_log: Final = log.get_logger()
+_HEARTBEAT_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 0.25
+"""How long serving waits for the spawn of postgres, whose start it would slow down."""
+_BEFORE_SPAWN: Final = frozenset({State.PREPARING, State.INITIALIZING})
+_TERMINATION_LOG: Final = "/dev/termination-log"
+_TERMINATION_LOG_LIMIT_BYTES: Final = 4096
+"""As much as the kubelet reads."""
+_OBSERVED: Final = frozenset({State.RUNNING, State.RECOVERING})
+
+
+def run(surroundings: Surroundings) -> int:
+    """Run the manager until it may end and return its exit code."""
+    settings = surroundings.settings
+    with ExitStack() as ends:
+        listening = sockets.bind_all(settings, ends, surroundings.control_group)
+        sink = log.configure(settings.log.level, settings.log.format)
+        ends.callback(sink.close)
+        with asyncio.Runner() as runner:
+            return runner.run(_Manager(surroundings, listening, sink).run())
+
+
+@dataclass(frozen=True, slots=True)
+class _Manager:
+    """One run of the manager: its surroundings, its bound sockets, its log."""
+
+    surroundings: Surroundings
+    listening: sockets.Listeners
+    sink: log.Sink
+
+    async def run(self) -> int:
+        """Supervise and serve; return the exit code."""
+        place, settings = self.surroundings.place, self.surroundings.settings
+        measurements = Measurements()
+        observer = Observer(
+            Target(
+                settings.postgres.socket_directory,
+                settings.postgres.port,
+                settings.bootstrap.superuser,
+            ),
+            clock=time.monotonic,
+            period_seconds=settings.health.period_seconds,
+            needs_query=settings.health.readiness != "accepting"
+            or settings.health.maximum_lag_bytes is not None,
+        )
+        with Children(_log_orphan) as children, PostgresLog(place.log_directory) as postgres_log:
+            startup = Startup(
+                self.surroundings,
+                children,
+                observer,
+                postgres_log,
+                clock=time.monotonic,
+                on_step=measurements.startup_steps.observe,
+            )
+            with contextlib.closing(startup):
+                supervisor = self._supervisor(startup)
+                rooms = Rooms(startup, supervisor, observer, children, _storage(place), self.sink)
+                return await self._live(rooms, measurements)
+
+    def _supervisor(self, startup: Startup) -> Supervisor:
+        settings = self.surroundings.settings
+        return Supervisor(
+            startup,
+            policy_of(settings),
+            RestartBudget(settings.restart.maximum, settings.restart.window_seconds),
+            clock=time.monotonic,
+            chance=random.random,
+        )
+
+    async def _live(self, rooms: Rooms, measurements: Measurements) -> int:
+        now = _now
+        instance = Instance(
+            Identity(self.surroundings.name, str(uuid.uuid4()), now()),
+            rooms,
+            Records(
+                operations=Operations(now=now, new_id=lambda: uuid.uuid4().hex),
+                events=Events(now=now),
+                measurements=measurements,
+            ),
+            clock=time.monotonic,
+            now=now,
+        )
+        supervisor = rooms.supervisor
+        supervisor.on_change = _Changes(rooms, instance).follow
+        eternal = {
+            "heartbeat": _beat(instance),
+            "observer": rooms.observer.run(
+                lambda: supervisor.state in _OBSERVED, lambda answer: _tell(supervisor, answer)
+            ),
+            "storage": rooms.storage.run(),
+            "serving": self._serve(instance, supervisor),
+        }
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(_guard(name, coroutine), name=name)
+                for name, coroutine in eternal.items()
+            ]
+            with _handled_signals(supervisor, instance):
+                code = await supervisor.run()
+            await instance.operations.close()
+            for task in tasks:
+                task.cancel()
+        if supervisor.failure is not None:
+            write_termination_log(supervisor.failure)
+        _log.info("the manager ends", exit_code=code)
+        return code
+
+    async def _serve(self, instance: Instance, supervisor: Supervisor) -> None:
+        """Answer on the listeners, as soon as it doesn't keep postgres from its start."""
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                while supervisor.state in _BEFORE_SPAWN:
+                    await supervisor.changed()
+        except TimeoutError:
+            pass
+        # In a thread, so that the loop sees postgres come up meanwhile.
+        serve, credentials = await in_thread("import", self._prepare_serving)
+        async with serve(instance, self.listening, credentials):
+            await asyncio.Future()
+
+    def _prepare_serving(self) -> tuple[Callable[..., Any], Credentials]:
+        """Import what only a running manager needs, and read what its callers must show."""
+        from instance_manager.api import server, tls
+
+        # The observer's first question needs it.
+        importlib.import_module("psycopg")
+
+        control = self.surroundings.settings.control
+        token, context = None, None
+        if control.token_file is not None:
+            token = read_secret(control.token_file, "control.token_file").get_secret_value()
+        if control.tls.certificate_file is not None and control.tls.key_file is not None:
+            context = tls.server_context(
+                control.tls.certificate_file, control.tls.key_file, control.tls.client_ca_file
+            )
+        credentials = server.Credentials(
+            group=self.surroundings.control_group, token=lambda: token, tls=context
+        )
+        return server.serve, credentials
+
+
+def _storage(place: Place) -> Storage:
+    return Storage({"data": place.data_directory})
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What the rooms do about each new state."""
+
+    rooms: Rooms
+    instance: Instance
+
+    def follow(self, state: State) -> None:
+        """Note the state, and wake who waits for it."""
+        self.rooms.observer.hurry()
+        failure = self.rooms.supervisor.failure
+        if state is State.FAILED and failure is not None:
+            write_termination_log(failure)
+            self.instance.events.record(
+                "Failed",
+                failure.message,
+                kind=EventType.WARNING,
+                details={"code": failure.code, "hint": failure.hint},
+            )
+        else:
+            self.instance.events.record("StateChanged", f"the state is {state}")
+
+
+def _tell(supervisor: Supervisor, answer: Answer) -> None:
+    """Give the supervisor what the observer saw of a server that was running."""
+    event = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}.get(answer)
+    if event is not None:
+        supervisor.handle(event)
+
+
+async def _beat(instance: Instance) -> None:
+    while True:
+        instance.beat()
+        await asyncio.sleep(_HEARTBEAT_SECONDS)
+
+
+async def _guard(name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run what must never end; if it does, that is a fault of the manager."""
+    await coroutine
+    raise InstanceManagerError(f"cannot go on: the task {name!r} has ended")
+
+
+def _log_orphan(orphan: Orphan) -> None:
+    _log.debug(
+        "reaped an orphan", pid=orphan.pid, command=orphan.command, status=str(orphan.status)
+    )
+
+
+@contextmanager
+def _handled_signals(supervisor: Supervisor, instance: Instance) -> Generator[None]:
+    """Install the handlers of the contract, then let the signals through that waited for them."""
+    loop = asyncio.get_running_loop()
+    handlers: dict[signal.Signals, Callable[[], object]] = {
+        signal.SIGTERM: lambda: _leave(supervisor, None),
+        signal.SIGINT: lambda: _leave(supervisor, Rung.FAST),
+        signal.SIGQUIT: lambda: _leave(supervisor, Rung.IMMEDIATE),
+        signal.SIGHUP: lambda: instance.operations.begin(
+            Kind.RELOAD, instance.reload, exclusive=False
+        ),
+    }
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+    try:
+        yield
+    finally:
+        # Postgres is gone: whoever still signals finds nothing left to stop.
+        signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+        for number in handlers:
+            loop.remove_signal_handler(number)
+
+
+def _leave(supervisor: Supervisor, rung: Rung | None) -> None:
+    if rung is None and supervisor.state is State.LEAVING:
+        supervisor.escalate()
+    else:
+        supervisor.request(Event.LEAVE_REQUESTED, rung)
+
+
+def write_termination_log(error: InstanceManagerError) -> None:
+    """Write the cause where Kubernetes looks for it, if that file is there."""
+    text = f"{error.message}\n{error.hint}\n".encode()[:_TERMINATION_LOG_LIMIT_BYTES]
+    with contextlib.suppress(OSError):
+        descriptor = os.open(_TERMINATION_LOG, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text)
+        finally:
+            os.close(descriptor)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,331 @@
+"""From settings to a postmaster: the steps of a start, in the order in which they may fail.
+
+Lock, volumes, data directory, configuration, spawn. What blocks on a disk runs in a thread, so
+that probes are answered whatever the volumes do. This is the supervisor's :class:`Work`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.configuration import parameters
+from instance_manager.errors import PreflightError
+from instance_manager.extensions import preflight
+from instance_manager.extensions.models import Severity
+from instance_manager.extensions.scan import examine
+from instance_manager.log import get_logger
+from instance_manager.postgres import (
+    binaries,
+    bootstrap,
+    control_data,
+    data_directory,
+    marker,
+    process,
+)
+from instance_manager.postgres.connection import Answer
+from instance_manager.server_configuration import Target, Written, write_configuration
+from instance_manager.settings.changes import keep, keys_needing_start
+from instance_manager.settings.secrets import read_secret
+from instance_manager.supervision.states import Event
+from instance_manager.supervision.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from instance_manager.extensions.facts import ServerFacts
+    from instance_manager.extensions.models import Composed, ExtensionsReport, Finding
+    from instance_manager.extensions.scan import Examination
+    from instance_manager.health.snapshot import Observer
+    from instance_manager.observability.log_pipe import PostgresLog
+    from instance_manager.postgres.binaries import Version
+    from instance_manager.settings.models import BootstrapSettings, Settings
+    from instance_manager.supervision.children import Child, Children
+    from instance_manager.surroundings import Surroundings
+
+_log: Final = get_logger()
+_CONTROL_DATA_SECONDS: Final = 10.0
+_EVENTS: Final = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}
+
+
+class Startup:
+    """Prepares starts of one data directory; holds its lock for as long as the manager lives."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        children: Children,
+        observer: Observer,
+        log: PostgresLog,
+        *,
+        clock: Callable[[], float],
+        on_step: Callable[[str, float], None],
+    ) -> None:
+        self.settings = surroundings.settings
+        self.place = surroundings.place
+        self.generation = 0
+        self._surroundings = surroundings
+        self.version: Version | None = None
+        self.examination: Examination | None = None
+        self.written: Written | None = None
+        self.step = ""
+        self.step_at = clock()
+        self._children = children
+        self._observer = observer
+        self._log = log
+        self._clock = clock
+        self._on_step = on_step
+        self._ends = ExitStack()
+        self._lock: int | None = None
+        self._told: tuple[Finding, ...] = ()
+
+    def close(self) -> None:
+        """Release the lock, as far as this process holds it."""
+        self._ends.close()
+
+    @property
+    def report(self) -> ExtensionsReport | None:
+        """What the last look at the volumes found."""
+        return self.examination.report if self.examination else None
+
+    @property
+    def files(self) -> data_directory.OurFiles:
+        """Our files in the data directory."""
+        return data_directory.OurFiles(self.place.data_directory)
+
+    async def prepare(self) -> Event:
+        """Check and write all that a start needs.
+
+        Raises:
+            InstanceManagerError: it can't start, and why.
+        """
+        with self._timed("version"):
+            self.version = await binaries.read_version(
+                self.place.binaries, self._children, self.place.tools
+            )
+        with self._timed("lock"):
+            await in_thread("lock", self._take_lock)
+        await self.look_at_volumes()
+        with self._timed("data directory"):
+            if await in_thread("data directory", self._is_empty):
+                return Event.DIRECTORY_EMPTY
+        with self._timed("configuration"):
+            await self.configure()
+        return Event.PREPARED
+
+    async def look_at_volumes(self) -> None:
+        """Discover and judge the volumes.
+
+        Raises:
+            PreflightError: the policy forbids to start with them.
+        """
+        with self._timed("preflight"):
+            self.examination = await in_thread("preflight", self._examine)
+        report = self.examination.report
+        findings = report.all_findings()
+        if findings != self._told:
+            # Once: a server that restarts again and again would say it again and again.
+            self._told = findings
+            for finding in findings:
+                _tell(finding)
+        server = self._server_facts()
+        refused = preflight.refusal(report, self.settings, server.libraries)
+        if refused is not None:
+            raise refused
+
+    async def reread_settings(self) -> Settings:
+        """Read the settings again and return them; what needs a new start stays as it is.
+
+        Raises:
+            SettingsError: with every problem; the settings before stay in force.
+        """
+        new = await in_thread("settings", self._surroundings.load)
+        waiting = keys_needing_start(self.settings, new)
+        if waiting:
+            _log.warning("changed settings wait for a new start of the manager", keys=waiting)
+        self.settings = keep(self.settings, new, waiting)
+        return self.settings
+
+    async def configure(self) -> Written:
+        """Render the configuration and write it where the server reads it."""
+        self.written = await in_thread("configuration", self._write_configuration)
+        self.generation += self.written.changed
+        return self.written
+
+    async def initialize(self) -> None:
+        """Make a new cluster."""
+        with self._timed("bootstrap"):
+            plan = await in_thread("bootstrap plan", self._bootstrap_plan)
+            _log.info("making a new cluster", data_directory=str(self.place.data_directory))
+            await bootstrap.make_cluster(self._children, plan, self._progress)
+
+    def spawn(self) -> Child:
+        """Start the postmaster with what was prepared."""
+        lock = self._lock
+        if lock is None:
+            raise PreflightError("cannot start postgres: nothing was prepared")
+        self._observer.forget()
+        launch = process.Launch(
+            binaries=self.place.binaries,
+            data_directory=self.place.data_directory,
+            environment=self._server_environment(),
+            lock=lock,
+        )
+        with self._timed("spawn"), self._log.capturing() as output:
+            return process.start(self._children, launch, output)
+
+    async def ask(self) -> Event | None:
+        """Ask the postmaster whether it accepts connections."""
+        return _EVENTS.get(await self._observer.ask())
+
+    async def left_clean(self) -> bool:
+        """Whether the next start needs no recovery; true where there never was a cluster."""
+        try:
+            async with asyncio.timeout(_CONTROL_DATA_SECONDS):
+                return await in_thread("control data", self._is_clean)
+        except (TimeoutError, OSError):
+            return False
+
+    def last_words(self) -> str:
+        """Return what the postmaster said last of itself."""
+        return self._log.last_failure()
+
+    def _progress(self, step: str) -> None:
+        self.step, self.step_at = step, self._clock()
+        _log.info("initialising", step=step)
+
+    @contextmanager
+    def _timed(self, step: str) -> Generator[None]:
+        began = self.step_at = self._clock()
+        self.step = step
+        try:
+            yield
+        finally:
+            self._on_step(step, self._clock() - began)
+
+    def _take_lock(self) -> None:
+        directory = self.place.data_directory
+        if not data_directory.has_cluster(directory):
+            data_directory.require_no_data_nearby(directory)
+        if self._lock is None:
+            files = data_directory.prepare(directory)
+            self._lock = self._ends.enter_context(data_directory.locked(files))
+
+    def _examine(self) -> Examination:
+        return examine(
+            self.settings,
+            self._server_facts(),
+            base_path=self.place.tools["PATH"],
+            base_ld_library_path=self.place.library_path,
+            clock=self._clock,
+        )
+
+    def _is_empty(self) -> bool:
+        directory = self.place.data_directory
+        if marker.recover(self.files):
+            _log.warning("an unfinished initialisation was cleared away")
+        if data_directory.is_empty(directory):
+            return True
+        assert self.version is not None  # noqa: S101 - prepare() has read it
+        data_directory.require_major(directory, self.version.major)
+        control_data.read(directory)
+        return False
+
+    def _is_clean(self) -> bool:
+        if not data_directory.has_cluster(self.place.data_directory):
+            return True
+        return control_data.read(self.place.data_directory).is_clean
+
+    @property
+    def names_of_ours(self) -> frozenset[str]:
+        """The names of variables that every server gets from us, whatever the volumes ask for."""
+        return frozenset(
+            process.environment_of(self.place.tools, search_path="", library_path="", extra={})
+        )
+
+    @property
+    def system_identifier(self) -> str | None:
+        """The cluster's own number; None before its control file was read."""
+        return self.written.system_identifier if self.written else None
+
+    def _server_facts(self) -> ServerFacts:
+        assert self.version is not None  # noqa: S101 - prepare() has read it
+        return binaries.server_facts(self.place.binaries, self.version)
+
+    def _write_configuration(self) -> Written:
+        assert self.version is not None  # noqa: S101 - prepare() has read it
+        assert self.examination is not None  # noqa: S101 - prepare() has looked
+        return write_configuration(
+            self.settings,
+            self.examination,
+            Target(
+                files=self.files,
+                log_directory=self.place.log_directory,
+                major=self.version.major,
+                instance=self._surroundings.name,
+                account=self._surroundings.account,
+            ),
+        )
+
+    def _bootstrap_plan(self) -> bootstrap.Bootstrap:
+        settings, examination = self.settings, self.examination
+        assert examination is not None  # noqa: S101 - prepare() has looked
+        composed = examination.report.composed
+        return bootstrap.Bootstrap(
+            files=self.files,
+            binaries=self.place.binaries,
+            settings=settings.bootstrap,
+            wal_directory=settings.postgres.wal_directory,
+            runtime_directory=self.place.runtime_directory,
+            environment=self.place.tools,
+            server_environment=self._server_environment(),
+            server_parameters=_search_paths(composed, self._server_facts().major),
+            passwords=_passwords(settings.bootstrap),
+            instance=self._surroundings.name,
+        )
+
+    def _server_environment(self) -> dict[str, str]:
+        assert self.examination is not None  # noqa: S101 - prepare() has looked
+        composed = self.examination.report.composed
+        return process.environment_of(
+            self.place.tools,
+            search_path=composed.path,
+            library_path=composed.ld_library_path,
+            extra=composed.env,
+        )
+
+
+def _search_paths(composed: Composed, major: int) -> dict[str, str]:
+    """Return what the bootstrap's server is told of the volumes."""
+    names = ["dynamic_library_path", "shared_preload_libraries"]
+    if major >= parameters.FIRST_MAJOR_WITH_CONTROL_PATH:
+        names.append("extension_control_path")
+    return {name: value for name in names if (value := getattr(composed, name))}
+
+
+def _passwords(settings: BootstrapSettings) -> bootstrap.Passwords:
+    superuser = settings.superuser_password
+    if settings.superuser_password_file is not None:
+        superuser = read_secret(
+            settings.superuser_password_file, "bootstrap.superuser_password_file"
+        )
+    owner = None
+    if settings.owner_password_file is not None:
+        owner = read_secret(settings.owner_password_file, "bootstrap.owner_password_file")
+    return bootstrap.Passwords(
+        superuser.get_secret_value() if superuser else None,
+        owner.get_secret_value() if owner else None,
+    )
+
+
+def _tell(finding: Finding) -> None:
+    """Log a finding: an error of a volume is a warning of ours, since the rest starts."""
+    say = _log.info if finding.severity is Severity.INFO else _log.warning
+    say(
+        finding.message,
+        code=finding.code,
+        severity=str(finding.severity),
+        subject=finding.subject,
+        hint=finding.hint,
+    )

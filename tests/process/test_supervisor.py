@@ -1,0 +1,390 @@
+"""The supervisor over real processes that behave as a postmaster might."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from instance_manager.errors import ConflictError, DataDirectoryError, StartError
+from instance_manager.supervision.children import Child, Children
+from instance_manager.supervision.restart import RestartBudget
+from instance_manager.supervision.shutdown import Ladder, Rung
+from instance_manager.supervision.states import Desired, Event, State
+from instance_manager.supervision.supervisor import Policy, Supervisor
+
+DEADLINE = 30.0
+OBEDIENT = "trap 'exit 0' TERM INT QUIT; "
+IGNORES_SMART = "trap '' TERM; trap 'exit 0' INT QUIT; "
+ONLY_IMMEDIATE = "trap '' TERM INT; trap 'exit 2' QUIT; "
+DEAF = "trap '' TERM INT QUIT; "
+PATIENT = Ladder(0, 10, 10)
+# Announced on the pipe once the traps stand, so that no signal comes before them.
+LIVE = "echo up >&3; while :; do sleep 0.02; done"
+
+
+@dataclass
+class Scripted:
+    """Work whose postmaster is a shell script; the rest says what it is told to."""
+
+    children: Children
+    scripts: list[str]
+    """The postmaster of each start; the last one of all further ones."""
+    prepare_gives: list[Event | Exception] = field(default_factory=list)
+    clean: bool = True
+    is_up: bool = False
+    starts: int = 0
+    initialized: int = 0
+    initialization: asyncio.Event | None = None
+
+    async def prepare(self) -> Event:
+        outcome = self.prepare_gives.pop(0) if self.prepare_gives else Event.PREPARED
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def initialize(self) -> None:
+        self.initialized += 1
+        if self.initialization is not None:
+            await self.initialization.wait()
+
+    def spawn(self) -> Child:
+        script = self.scripts[min(self.starts, len(self.scripts) - 1)]
+        self.starts += 1
+        self.is_up = False
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        child = self.children.spawn(
+            "postgres",
+            ["/bin/sh", "-c", f"exec 3>&1; {script}"],
+            environment={"PATH": "/usr/bin:/bin"},
+            streams=(None, writing, None),
+        )
+        os.close(writing)
+        loop = asyncio.get_running_loop()
+
+        def heard() -> None:
+            self.is_up = bool(os.read(reading, 64)) or self.is_up
+            loop.remove_reader(reading)
+            os.close(reading)
+
+        loop.add_reader(reading, heard)
+        return child
+
+    async def ask(self) -> Event | None:
+        return Event.ACCEPTED if self.is_up else None
+
+    async def left_clean(self) -> bool:
+        return self.clean
+
+    def last_words(self) -> str:
+        return "some last words"
+
+
+def supervise(
+    body: Callable[[Supervisor, Scripted], Coroutine[Any, Any, None]],
+    *scripts: str,
+    ladder: Ladder = PATIENT,
+    maximum: int = 5,
+    stay: bool = True,
+    restart: bool = True,
+    **options: Any,
+) -> int:
+    """Run *body* beside a supervisor, ask it to leave, and return its exit code."""
+
+    async def main() -> int:
+        with Children() as children:
+            work = Scripted(children, list(scripts), **options)
+            supervisor = Supervisor(
+                work,
+                Policy(ladder, stay_when_failed=stay, restart_when_ended=restart),
+                RestartBudget(maximum, 300),
+                clock=time.monotonic,
+                chance=lambda: 0.0,
+            )
+            async with asyncio.timeout(DEADLINE):
+                running = asyncio.create_task(supervisor.run())
+                try:
+                    await body(supervisor, work)
+                finally:
+                    if supervisor.state is not State.GONE:
+                        supervisor.request(Event.LEAVE_REQUESTED)
+                    code = await running
+            assert supervisor.postmaster is None
+            return code
+
+    return asyncio.run(main())
+
+
+def test_a_start_ends_in_running_and_a_leave_in_a_clean_exit() -> None:
+    """Without any trouble, the exit code is 0."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+
+        assert supervisor.first_start_is_over
+
+    assert supervise(body, OBEDIENT + LIVE) == 0
+
+
+def test_an_unclean_data_directory_makes_the_exit_code_8() -> None:
+    """Postgres' own exit status does not count: the control file does."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+
+    assert supervise(body, OBEDIENT + LIVE, clean=False) == 8
+
+
+def test_an_empty_directory_is_initialized_and_prepared_again() -> None:
+    """A new cluster is made once, and then checked like any other."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+
+        assert (work.initialized, work.starts) == (1, 1)
+
+    supervise(body, OBEDIENT + LIVE, prepare_gives=[Event.DIRECTORY_EMPTY])
+
+
+def test_a_stop_during_initialization_cancels_it() -> None:
+    """Whoever stops the instance does not wait for a bootstrap."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.initialization = asyncio.Event()
+        await supervisor.until({State.INITIALIZING})
+        supervisor.request(Event.STOP_REQUESTED)
+
+        assert supervisor.state is State.STOPPED
+        assert work.starts == 0
+
+    supervise(body, OBEDIENT + LIVE, prepare_gives=[Event.DIRECTORY_EMPTY])
+
+
+def test_a_stop_is_kept_and_a_start_follows_when_asked() -> None:
+    """Stopped on request, postgres stays down until somebody asks for it."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.STOP_REQUESTED)
+        await supervisor.until({State.STOPPED})
+        assert (supervisor.desired, supervisor.postmaster) == (Desired.STOPPED, None)
+
+        supervisor.request(Event.START_REQUESTED)
+        await supervisor.until({State.RUNNING})
+        assert work.starts == 2
+
+    supervise(body, OBEDIENT + LIVE)
+
+
+def test_a_restart_stops_before_it_starts() -> None:
+    """There is never a second postmaster beside the first."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        first = supervisor.postmaster
+        assert first is not None
+        supervisor.request(Event.RESTART_REQUESTED)
+        await supervisor.until({State.PREPARING})
+        assert first.status is not None
+
+        await supervisor.until({State.RUNNING})
+        assert work.starts == 2
+
+    supervise(body, OBEDIENT + LIVE)
+
+
+@pytest.mark.parametrize(
+    ("script", "ladder", "code"),
+    [
+        (IGNORES_SMART, Ladder(0.2, 10, 10), 0),
+        (ONLY_IMMEDIATE, Ladder(0.1, 0.1, 10), 2),
+    ],
+)
+def test_a_stop_escalates_when_a_rung_does_not_help(
+    script: str, ladder: Ladder, code: int
+) -> None:
+    """What ignores one rung meets the next one."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        child = supervisor.postmaster
+        assert child is not None
+        supervisor.request(Event.STOP_REQUESTED)
+        await supervisor.until({State.STOPPED})
+
+        assert child.status is not None
+        assert child.status.code == code
+
+    supervise(body, script + LIVE, ladder=ladder)
+
+
+def test_a_postmaster_that_ignores_everything_is_killed() -> None:
+    """The last rung has no handler."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        child = supervisor.postmaster
+        assert child is not None
+        supervisor.request(Event.STOP_REQUESTED)
+        await supervisor.until({State.STOPPED})
+
+        assert child.status is not None
+        assert child.status.signal == signal.SIGKILL
+
+    supervise(body, DEAF + LIVE, ladder=Ladder(0, 0.1, 0.1))
+
+
+def test_a_harder_request_takes_effect_at_once_and_a_milder_one_never() -> None:
+    """A stop that is under way can be hastened, not slowed down."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.STOP_REQUESTED, Rung.FAST)
+        supervisor.request(Event.STOP_REQUESTED, Rung.IMMEDIATE)
+        supervisor.request(Event.STOP_REQUESTED, Rung.SMART)
+        assert supervisor.rung is Rung.IMMEDIATE
+
+        await supervisor.until({State.STOPPED})
+
+    supervise(body, ONLY_IMMEDIATE + LIVE, ladder=Ladder(0, 3600, 3600))
+
+
+def test_escalating_goes_one_rung_down() -> None:
+    """A second signal to end skips to the next rung."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.LEAVE_REQUESTED)
+        before = supervisor.rung
+        supervisor.escalate()
+        assert [before, supervisor.rung] == [Rung.FAST, Rung.IMMEDIATE]
+
+        await supervisor.until({State.GONE})
+
+    supervise(body, ONLY_IMMEDIATE + LIVE, ladder=Ladder(0, 3600, 3600))
+
+
+def test_a_mode_of_an_earlier_request_does_not_harden_a_later_stop() -> None:
+    """Every stop begins where it was asked to begin."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.RESTART_REQUESTED, Rung.IMMEDIATE)
+        await supervisor.until({State.PREPARING})
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.STOP_REQUESTED, Rung.FAST)
+
+        assert supervisor.rung is Rung.FAST
+        await supervisor.until({State.STOPPED})
+
+    supervise(body, OBEDIENT + LIVE)
+
+
+def test_a_postmaster_that_ends_on_its_own_is_started_again() -> None:
+    """An unexpected end is counted, explained, and answered with a restart."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        assert supervisor.postmaster is not None
+        os.kill(supervisor.postmaster.pid, signal.SIGKILL)
+        await supervisor.until({State.BACKOFF})
+        await supervisor.until({State.RUNNING})
+
+        assert (supervisor.restarts, work.starts) == (1, 2)
+        assert supervisor.last_exit is not None
+        assert not supervisor.last_exit.expected
+        assert str(supervisor.last_exit.status) == "signal SIGKILL"
+
+    supervise(body, OBEDIENT + LIVE)
+
+
+def test_a_server_that_never_comes_up_ends_in_failed_with_its_last_words() -> None:
+    """Without one good start, the cause is that it could not be started (5)."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.FAILED})
+
+        assert work.starts == 2
+        assert isinstance(supervisor.failure, StartError)
+        assert "exit code 1: some last words" in supervisor.failure.message
+
+    assert supervise(body, "exit 1", maximum=1) == 5
+
+
+def test_a_server_that_keeps_ending_ends_in_failed_as_a_crash_loop() -> None:
+    """After good starts, too many restarts are a crash loop (6)."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        assert supervisor.postmaster is not None
+        os.kill(supervisor.postmaster.pid, signal.SIGKILL)
+        await supervisor.until({State.FAILED})
+
+    assert supervise(body, OBEDIENT + LIVE, maximum=0) == 6
+
+
+def test_failed_is_left_by_a_start_that_succeeds() -> None:
+    """The way back: mend the cause, ask for a start."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.FAILED})
+        supervisor.request(Event.START_REQUESTED)
+        await supervisor.until({State.RUNNING})
+
+        assert supervisor.failure is None
+
+    refusal = DataDirectoryError("cannot use it")
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[refusal]) == 0
+
+
+def test_a_refusal_ends_the_manager_where_the_settings_say_so() -> None:
+    """With failure: exit, the cause's own code is the exit code, at once."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.GONE})
+
+    refusal = DataDirectoryError("cannot use it")
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[refusal], stay=False) == 7
+
+
+def test_without_restarts_the_manager_ends_with_its_server() -> None:
+    """With restart.policy: exit, an unexpected end is the manager's end too (5)."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.GONE})
+
+    assert supervise(body, "echo up >&3; exit 1", restart=False) == 5
+
+
+def test_a_fault_in_an_activity_is_served_as_a_failure() -> None:
+    """A bug of ours does not take the manager down."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.FAILED})
+
+        assert supervisor.failure is not None
+        assert "ZeroDivisionError" in supervisor.failure.message
+
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[ZeroDivisionError()]) == 1
+
+
+def test_a_request_that_makes_no_sense_is_a_conflict() -> None:
+    """A fenced instance is not started by accident."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.FENCE_REQUESTED)
+        await supervisor.until({State.FENCED})
+
+        with pytest.raises(ConflictError, match="the instance is fenced"):
+            supervisor.request(Event.START_REQUESTED)
+        supervisor.request(Event.UNFENCE_REQUESTED)
+        await supervisor.until({State.RUNNING})
+
+    supervise(body, OBEDIENT + LIVE)
