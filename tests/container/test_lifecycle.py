@@ -1,0 +1,147 @@
+"""Start, stop, kill and start again: what PID 1 of a container owes its data."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.container.conftest import Cluster, Images, Operand
+
+# The promise is 3 seconds; a loaded host may need more for the container itself.
+STOP_SECONDS = 10
+
+MASK = "--block-signal=TERM,INT,QUIT,HUP"
+
+
+def remember(operand: Operand) -> None:
+    """Write what a later start must find again."""
+    operand.sql("CREATE TABLE kept AS SELECT 42 AS answer")
+
+
+def test_data_is_kept_when_the_container_restarts(cluster: Cluster, images: Images) -> None:
+    """The same container, stopped and started, has its data and its extension."""
+    operand = cluster.run(extensions={"pgvector": images.pgvector}).wait_ready()
+    operand.sql("CREATE EXTENSION vector")
+    operand.sql("CREATE TABLE kept AS SELECT '[4,2]'::vector AS answer")
+
+    operand.stop()
+    operand.start().wait_ready()
+
+    assert operand.sql("SELECT answer FROM kept") == "[4,2]"
+
+
+def test_data_is_kept_for_another_container(cluster: Cluster) -> None:
+    """A new container on the same volume serves the same cluster."""
+    data = cluster.volume()
+    first = cluster.run(data=data).wait_ready()
+    remember(first)
+    first.stop()
+
+    second = cluster.run(data=data).wait_ready()
+
+    assert second.sql("SELECT answer FROM kept") == "42"
+
+
+def test_term_stops_the_server_cleanly_and_soon(
+    cluster: Cluster, images: Images, measured: Callable[[str, float], None]
+) -> None:
+    """TERM ends the container with 0, open sessions or not; the next start needs no recovery."""
+    operand = cluster.run(extensions={"pgvector": images.pgvector}).wait_ready()
+    operand.podman(
+        "exec", "--detach", operand.name, "psql", "-U", "postgres", "-c", "SELECT pg_sleep(600)"
+    ).checked()
+
+    code, seconds = operand.stop()
+
+    measured("seconds from TERM to the end of the container", seconds)
+    assert code == 0
+    assert seconds < STOP_SECONDS
+    operand.start().wait_ready()
+    assert "was not properly shut down" not in operand.logs()
+
+
+def test_a_killed_container_recovers(cluster: Cluster) -> None:
+    """KILL leaves no lock and no stale pid in the way of the next start."""
+    operand = cluster.run().wait_ready()
+    remember(operand)
+
+    operand.signal("KILL")
+    operand.wait(STOP_SECONDS)
+    operand.start().wait_ready()
+
+    assert operand.sql("SELECT answer FROM kept") == "42"
+
+
+def test_a_second_container_is_kept_away_from_the_data(cluster: Cluster) -> None:
+    """Two containers can't see each other's processes, but never share a data directory."""
+    data = cluster.volume()
+    first = cluster.run(data=data).wait_ready()
+    remember(first)
+
+    second = cluster.run("--env=INSTANCE_MANAGER_FAILURE=exit", data=data)
+    code = second.wait(STOP_SECONDS)
+
+    assert code == 7
+    assert "in use" in second.logs()
+    assert first.sql("SELECT answer FROM kept") == "42"
+
+
+def test_every_line_of_the_log_is_one_json_object(cluster: Cluster) -> None:
+    """What stdout carries is for programs: lines of the manager and of postgres alike."""
+    operand = cluster.run().wait_ready()
+    operand.psql("SELECT 1/0")
+    operand.stop()
+
+    events = operand.events()
+
+    assert events
+    assert all(isinstance(event, dict) for event in events)
+    assert [event for event in events if "division by zero" in str(event)]
+
+
+@pytest.mark.parametrize(
+    "milliseconds", [0, 20, 50, 100, 200, 300, 400, 500, 700, 900, 1100, 1300]
+)
+def test_term_at_any_early_moment_ends_the_container_and_harms_nothing(
+    cluster: Cluster, milliseconds: int
+) -> None:
+    """Whatever the first start has done so far, TERM is a clean end, and the next start works."""
+    data = cluster.volume()
+    script = f"(sleep {milliseconds / 1000}; kill -TERM 1) & exec instance-manager run"
+
+    # The mask comes first, as in the image, so that the signal can be sent from the first moment.
+    operand = cluster.run(f'--entrypoint=["env", "{MASK}", "sh", "-c", "{script}"]', data=data)
+    code = operand.wait(30)
+
+    assert code == 0
+    assert cluster.run(data=data).wait_ready().sql("SELECT 1") == "1"
+
+
+@pytest.mark.parametrize("milliseconds", [100, 300, 500, 700, 900, 1100])
+def test_kill_at_any_early_moment_harms_nothing(cluster: Cluster, milliseconds: int) -> None:
+    """A first start that was cut off is cleared away or completed by the next one."""
+    data = cluster.volume()
+    operand = cluster.run(data=data)
+    # The moment is what is tested: there is no condition to wait for.
+    time.sleep(milliseconds / 1000)
+    operand.signal("KILL")
+    operand.wait(STOP_SECONDS)
+
+    assert cluster.run(data=data).wait_ready().sql("SELECT 1") == "1"
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT", "QUIT"])
+def test_a_signal_right_after_the_start_is_not_lost(cluster: Cluster, signal: str) -> None:
+    """What podman sends as soon as it can ends the container."""
+    operand = cluster.run()
+    operand.signal(signal)
+
+    began = time.monotonic()
+    operand.wait(30)
+
+    assert time.monotonic() - began < STOP_SECONDS

@@ -1,0 +1,83 @@
+"""Whoever the container runs as, and whatever another image's manifest sets, it serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.container.conftest import Cluster, Images, Operand, Result
+
+
+def login(operand: Operand, password: str, statement: str) -> Result:
+    """Run SQL over TCP, where a password is asked for."""
+    command = ("psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", statement)
+    address = f"host=127.0.0.1 user=app dbname=shop password={password}"
+    return operand.exec(*command, address)
+
+
+@pytest.mark.parametrize("user", ["12345:0", "12345:54321"])
+def test_any_numeric_user_works(cluster: Cluster, images: Images, user: str) -> None:
+    """A user id without a passwd entry makes a cluster, serves an extension and stops."""
+    operand = cluster.run(
+        f"--user={user}", "--passwd=false", extensions={"pgvector": images.pgvector}
+    ).wait_ready()
+
+    unknown = operand.exec("id", "--user", "--name")
+    answer = operand.sql("CREATE EXTENSION vector; SELECT '[1,2]'::vector")
+    code, _ = operand.stop()
+
+    assert unknown.code != 0
+    assert answer == "[1,2]"
+    assert code == 0
+
+
+def test_the_environment_of_the_official_image_makes_database_and_owner(cluster: Cluster) -> None:
+    """Manifests written for the official image keep working."""
+    operand = cluster.run(
+        "--env=POSTGRES_USER=app",
+        "--env=POSTGRES_PASSWORD=pass-4711",
+        "--env=POSTGRES_DB=shop",
+    ).wait_ready()
+
+    owner = login(
+        operand,
+        "pass-4711",
+        "SELECT datdba::regrole FROM pg_database WHERE datname = current_database()",
+    )
+    refused = login(operand, "wrong", "SELECT 1")
+
+    assert owner.checked().out.strip() == "app"
+    assert "password authentication failed" in refused.error
+    assert "pass-4711" not in operand.logs()
+
+
+def test_a_password_can_come_from_a_file(cluster: Cluster, tmp_path: Path) -> None:
+    """POSTGRES_PASSWORD_FILE is read where the secret of a cluster is mounted."""
+    secret = cluster.secret("pass-0815\n", tmp_path / "password")
+
+    operand = cluster.run(
+        secret,
+        "--env=POSTGRES_USER=app",
+        "--env=POSTGRES_DB=shop",
+        "--env=POSTGRES_PASSWORD_FILE=/etc/instance-manager/password",
+    ).wait_ready()
+
+    assert login(operand, "pass-0815", "SELECT current_user").checked().out.strip() == "app"
+
+
+def test_a_password_is_in_no_environment_of_a_running_container(cluster: Cluster) -> None:
+    """After the start neither the manager nor a process of postgres carries the secret."""
+    operand = cluster.run("--env=POSTGRES_PASSWORD=pass-2342").wait_ready()
+
+    # `podman exec` gives the container's variables to its own processes: those are not looked at.
+    processes = "for pid in 1 $(cat /proc/1/task/1/children); do cat /proc/$pid/%s; done"
+    environments = operand.exec("sh", "-c", processes % "environ").checked().out
+    arguments = operand.exec("sh", "-c", processes % "cmdline").checked().out
+
+    assert "PGDATA=" in environments or "PATH=" in environments
+    assert "pass-2342" not in environments
+    assert "pass-2342" not in arguments
