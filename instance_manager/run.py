@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from instance_manager import log
 from instance_manager.api import listeners as sockets
+from instance_manager.configuration.hba import host_auth_warning
 from instance_manager.errors import InstanceManagerError
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.health.storage import Storage
@@ -64,6 +65,8 @@ def run(surroundings: Surroundings) -> int:
         listening = sockets.bind_all(settings, ends, surroundings.control_group)
         sink = log.configure(settings.log.level, settings.log.format)
         ends.callback(sink.close)
+        if warning := host_auth_warning(settings.postgres.host_auth_method):
+            _log.warning(warning)
         with asyncio.Runner() as runner:
             return runner.run(_Manager(surroundings, listening, sink).run())
 
@@ -136,6 +139,7 @@ class _Manager:
                 lambda: supervisor.state in _OBSERVED, lambda answer: _tell(supervisor, answer)
             ),
             "storage": rooms.storage.run(),
+            "hashing": _hash_volumes(rooms),
             "serving": self._serve(instance, supervisor),
         }
         async with asyncio.TaskGroup() as group:
@@ -202,6 +206,10 @@ class _Changes:
         """Note the state, and wake who waits for it."""
         self.rooms.observer.hurry()
         failure = self.rooms.supervisor.failure
+        if state is State.RUNNING:
+            _log.info(
+                "postgres accepts connections", port=self.rooms.startup.settings.postgres.port
+            )
         if state is State.FAILED and failure is not None:
             write_termination_log(failure)
             self.instance.events.record(
@@ -219,6 +227,14 @@ def _tell(supervisor: Supervisor, answer: Answer) -> None:
     event = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}.get(answer)
     if event is not None:
         supervisor.handle(event)
+
+
+async def _hash_volumes(rooms: Rooms) -> None:
+    """Complete each look at the volumes by the hashes of their contents, once postgres runs."""
+    while True:
+        await rooms.supervisor.until({State.RUNNING})
+        await rooms.startup.hash_contents()
+        await rooms.supervisor.changed()
 
 
 async def _beat(instance: Instance) -> None:

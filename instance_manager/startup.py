@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from instance_manager.configuration import parameters
 from instance_manager.errors import PreflightError
 from instance_manager.extensions import preflight
+from instance_manager.extensions.hashing import with_content_hashes
 from instance_manager.extensions.models import Severity
 from instance_manager.extensions.scan import examine
 from instance_manager.log import get_logger
@@ -133,6 +134,16 @@ class Startup:
         refused = preflight.refusal(report, self.settings, server.libraries)
         if refused is not None:
             raise refused
+
+    async def hash_contents(self) -> None:
+        """Complete the report by the hashes of the volumes' contents, in a thread."""
+        examination = self.examination
+        if examination is None or all(one.content_sha256 for one in examination.report.volumes):
+            return
+        report = await in_thread("hash volumes", with_content_hashes, examination.report)
+        # Somebody may have looked again meanwhile: what they saw is newer.
+        if self.examination is examination:
+            self.examination = examination._replace(report=report)
 
     async def reread_settings(self) -> Settings:
         """Read the settings again and return them; what needs a new start stays as it is.

@@ -162,18 +162,19 @@ def _take_over(me: Account, settings: Settings, data: Path) -> None:
     """As root: give the account the directories that are still nobody's, and become it."""
     if os.geteuid() != 0:
         return
-    for directory in (data, settings.postgres.socket_directory, settings.control.socket.parent):
-        _hand_over(directory, me)
+    _hand_over(data, me, 0o700)
+    for directory in (settings.postgres.socket_directory, settings.control.socket.parent):
+        _hand_over(directory, me, 0o755)
     account.become(me)
 
 
-def _hand_over(directory: Path, me: Account) -> None:
+def _hand_over(directory: Path, me: Account, mode: int) -> None:
     """Make a directory that is missing, or take one that is empty and root's; no other is touched.
 
     Opened without following a link at its end: what others made is not ours to give away.
     """
     try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return  # said with its reason where the directory is needed

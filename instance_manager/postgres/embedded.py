@@ -53,6 +53,20 @@ class Demonstration:
         return self.root / "state"
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Ports of the loopback interface."""
+
+    postgres: int
+    health: int
+    control: int
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Return the usual ports, where they are free now, and others in place of the rest."""
+        return cls(*(_free_port(port) for port in (5432, 8080, 8000)))
+
+
 def package_directory() -> Path:
     """Return where the embedded package lies.
 
@@ -110,9 +124,8 @@ def _copy_volume(places: Demonstration) -> None:
     volume.rename(places.extensions / "pgvector")
 
 
-def write_settings(places: Demonstration) -> Path:
-    """Write the settings of the demonstration, on ports that are free now; return their file."""
-    postgres, health, control = (_free_port(port) for port in (5432, 8080, 8000))
+def write_settings(places: Demonstration, ports: Ports) -> Path:
+    """Write the settings of the demonstration and return their file."""
     settings = f"""\
 # Made anew at each run; copy it if you want to keep changes.
 instance: {{name: demonstration}}
@@ -121,14 +134,14 @@ postgres:
   data_directory: {_quoted(places.state / "data")}
   socket_directory: {_quoted(places.state)}
   listen_addresses: 127.0.0.1
-  port: {postgres}
+  port: {ports.postgres}
   run_as: {_account()}
 extensions:
   root: {_quoted(places.extensions)}
-health: {{listen: "127.0.0.1:{health}"}}
+health: {{listen: "127.0.0.1:{ports.health}"}}
 control:
   socket: {_quoted(places.state / "control.sock")}
-  listen: "127.0.0.1:{control}"
+  listen: "127.0.0.1:{ports.control}"
 """
     path = places.root / "config.yaml"
     path.write_text(settings, encoding="utf-8")
@@ -158,27 +171,31 @@ def _account() -> str:
     return next((name for name in _ACCOUNTS if name in names), "65534")
 
 
-def describe(places: Demonstration) -> str:
+def describe(places: Demonstration, ports: Ports) -> str:
     """Return a few lines for people: where things are, and what to try."""
-    psql = places.bin_directory / "psql"
-    manager = Path(sys.argv[0]).parent.parent / "bin" / "instance-manager"
-    config = places.root / "config.yaml"
-    lines = {
-        key: value
-        for key, _, value in (
-            line.strip().partition(": ") for line in config.read_text().splitlines()
-        )
-    }
-    command = manager if manager.exists() else f"{sys.executable} -m instance_manager"
+    manager = f"{_manager()} --config {places.root / 'config.yaml'}"
+    psql = f"{places.bin_directory / 'psql'} -h {places.state} -p {ports.postgres} -U postgres"
+    if os.geteuid() == 0:
+        # The superuser's login goes by the name of the account that asks.
+        psql = f"runuser -u {_account()} -- {psql}"
     return f"""
-A PostgreSQL of your own, with pgvector from {places.extensions / "pgvector"}
+A PostgreSQL of your own, with pgvector as the volume {places.extensions / "pgvector"}
   data and sockets  {places.state}
-  settings          {config}
+  control API       {places.state / "control.sock"} and http://127.0.0.1:{ports.control}/v1/status
+  probes            http://127.0.0.1:{ports.health}/readyz?verbose
 Try, in another terminal:
-  {psql} -h {places.state} -p {lines["port"]} -U postgres -c 'CREATE EXTENSION vector'
-  {command} --config {config} status
+  {psql} -c 'CREATE EXTENSION vector'
+  {manager} status
+  curl -s http://127.0.0.1:{ports.health}/readyz?verbose
 Ctrl-C stops it; the next run keeps the data.
+
 """
+
+
+def _manager() -> str:
+    """Return how to call the program from a shell, in this environment."""
+    script = Path(sys.executable).with_name("instance-manager")
+    return str(script) if script.exists() else f"{sys.executable} -m instance_manager"
 
 
 def _hand_over(places: Demonstration) -> str:
@@ -211,8 +228,9 @@ def main(arguments: list[str]) -> int:
     if problem:
         sys.stderr.write(f"{problem}\n")
         return 1
-    write_settings(places)
-    sys.stdout.write(describe(places))
+    ports = Ports.free()
+    write_settings(places, ports)
+    sys.stdout.write(describe(places, ports))
     return 0
 
 
