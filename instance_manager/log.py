@@ -7,9 +7,7 @@ sink's buffer is dropped, counted, and said so. Nothing else in the package writ
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 import threading
 from collections import deque
 from datetime import UTC, datetime
@@ -184,10 +182,3 @@ def get_logger(name: str = "instance_manager", **context: Any) -> FilteringBound
     """Return a logger whose lines carry *name* and *context*."""
     logger: FilteringBoundLogger = structlog.get_logger(origin=name, **context)
     return logger
-
-
-def say(text: str) -> None:
-    """Write a sentence for people to standard error: for use before there is a log."""
-    with contextlib.suppress(OSError):
-        sys.stderr.write(text.rstrip("\n") + "\n")
-        sys.stderr.flush()

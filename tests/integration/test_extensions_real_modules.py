@@ -181,7 +181,7 @@ edits = st.lists(
 
 
 @hypothesis_settings(
-    max_examples=300, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(edits=edits, size=st.none() | st.integers(0, 60_000))
 def test_no_damage_makes_the_reader_fail(
@@ -203,7 +203,7 @@ def test_no_damage_makes_the_reader_fail(
         pass
 
 
-@hypothesis_settings(max_examples=300, deadline=1000)
+@hypothesis_settings(max_examples=300, deadline=5000)
 @given(st.binary(max_size=300), st.booleans())
 def test_no_bytes_make_the_reader_fail(content: bytes, is_elf: bool) -> None:
     """Neither with the first bytes of an ELF file nor without."""

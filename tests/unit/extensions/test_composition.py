@@ -301,7 +301,7 @@ def test_preload_lists_are_merged_with_their_orders(
     assert merge_preload(first, others) == list(merged)
 
 
-@hypothesis_settings(max_examples=60)
+@hypothesis_settings(max_examples=60, deadline=None)
 @given(st.text("abcde", max_size=4), st.lists(st.text("abcde", max_size=4), max_size=3))
 def test_a_merged_list_holds_each_library_once(first: str, others: list[str]) -> None:
     """All that was asked for, and the user's part unchanged at the front."""

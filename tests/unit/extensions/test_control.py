@@ -245,7 +245,7 @@ def test_versions_are_ordered_by_their_numbers() -> None:
     assert installable_versions("x", names) == ("0.9", "0.10", "0.10.0", "1.0rc1", "next")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_parser_fail(content: bytes) -> None:
     """Every problem is on a line that exists."""
@@ -254,8 +254,8 @@ def test_no_bytes_make_the_parser_fail(content: bytes) -> None:
     assert all(0 <= each.line <= content.count(b"\n") + 1 for each in control.problems)
 
 
-@settings(max_examples=60)
-@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\n\0"), max_size=40))
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="ab'\\#= \t\r\"ä€", max_size=40))
 def test_a_quoted_value_comes_back_as_it_was(text: str) -> None:
     """Quoting with doubled quotes and backslashes and parsing is the identity."""
     quoted = text.replace("\\", "\\\\").replace("'", "''")

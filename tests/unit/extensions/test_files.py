@@ -21,7 +21,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     start=st.integers(0, len(CONTENT) + 10),
     size=st.integers(0, 100) | st.integers(32_000, 80_000),

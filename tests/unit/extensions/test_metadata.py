@@ -100,7 +100,7 @@ def test_a_field_of_the_wrong_form_is_a_problem(field: str, value: object) -> No
     assert [problem.partition(":")[0] for problem in problems] == [field]
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(Metadata._fields),

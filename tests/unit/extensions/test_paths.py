@@ -64,7 +64,7 @@ def test_a_search_path_has_no_duplicate_and_no_empty_element() -> None:
     )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.text(alphabet="ab$/", max_size=3), max_size=4), max_size=3))
 def test_what_was_joined_splits_into_distinct_elements(lists: list[list[str]]) -> None:
     """Splitting gives each element once, in the order of the lists."""
