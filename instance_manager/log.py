@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -123,6 +124,8 @@ def _order(_: WrappedLogger, level: str, event: EventDict) -> EventDict:
     origin = event.pop("origin", "instance_manager")
     logger = event.pop("logger", origin)
     given = event.pop("level", level)
+    if error := event.pop("exc_info", None):
+        event["traceback"] = "".join(traceback.format_exception(error))
     return {"ts": timestamp(), "level": given, "logger": logger, "message": message, **event}
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from instance_manager import log
 from instance_manager.api import listeners as sockets
+from instance_manager.api import tls
 from instance_manager.configuration.hba import host_auth_warning
-from instance_manager.errors import InstanceManagerError
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.health.storage import Storage
 from instance_manager.instance import Identity, Instance, Records, Rooms, policy_of
@@ -42,13 +42,17 @@ from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
+    from ssl import SSLContext
+    from types import ModuleType
 
-    from instance_manager.api.server import Credentials
+    from instance_manager.errors import InstanceManagerError
+    from instance_manager.settings.models import Settings
     from instance_manager.supervision.children import Orphan
     from instance_manager.surroundings import Place, Surroundings
 
 _log: Final = log.get_logger()
 _HEARTBEAT_SECONDS: Final = 1.0
+_FAULT_PAUSE_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 0.25
 """How long serving waits for the spawn of postgres, whose start it would slow down."""
 _BEFORE_SPAWN: Final = frozenset({State.PREPARING, State.INITIALIZING})
@@ -62,13 +66,22 @@ def run(surroundings: Surroundings) -> int:
     """Run the manager until it may end and return its exit code."""
     settings = surroundings.settings
     with ExitStack() as ends:
+        proofs = _read_proofs(settings)
         listening = sockets.bind_all(settings, ends, surroundings.control_group)
         sink = log.configure(settings.log.level, settings.log.format)
         ends.callback(sink.close)
         if warning := host_auth_warning(settings.postgres.host_auth_method):
             _log.warning(warning)
         with asyncio.Runner() as runner:
-            return runner.run(_Manager(surroundings, listening, sink).run())
+            return runner.run(_Manager(surroundings, listening, proofs, sink).run())
+
+
+@dataclass(frozen=True, slots=True)
+class _Proofs:
+    """What callers over TCP must show; None where it isn't asked for."""
+
+    token: str | None
+    tls: SSLContext | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,7 @@ class _Manager:
 
     surroundings: Surroundings
     listening: sockets.Listeners
+    proofs: _Proofs
     sink: log.Sink
 
     async def run(self) -> int:
@@ -133,19 +147,18 @@ class _Manager:
         )
         supervisor = rooms.supervisor
         supervisor.on_change = _Changes(rooms, instance).follow
-        eternal = {
-            "heartbeat": _beat(instance),
-            "observer": rooms.observer.run(
+        eternal: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "heartbeat": lambda: _beat(instance),
+            "observer": lambda: rooms.observer.run(
                 lambda: supervisor.state in _OBSERVED, lambda answer: _tell(supervisor, answer)
             ),
-            "storage": rooms.storage.run(),
-            "hashing": _hash_volumes(rooms),
-            "serving": self._serve(instance, supervisor),
+            "storage": rooms.storage.run,
+            "hashing": lambda: _hash_volumes(rooms),
+            "serving": lambda: self._serve(instance, supervisor),
         }
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_guard(name, coroutine), name=name)
-                for name, coroutine in eternal.items()
+                group.create_task(_guard(name, make), name=name) for name, make in eternal.items()
             ]
             with _handled_signals(supervisor, instance):
                 code = await supervisor.run()
@@ -166,29 +179,37 @@ class _Manager:
         except TimeoutError:
             pass
         # In a thread, so that the loop sees postgres come up meanwhile.
-        serve, credentials = await in_thread("import", self._prepare_serving)
-        async with serve(instance, self.listening, credentials):
+        server = await in_thread("import", _import_server)
+        credentials = server.Credentials(
+            group=self.surroundings.control_group,
+            token=lambda: self.proofs.token,
+            tls=self.proofs.tls,
+        )
+        async with server.serve(instance, self.listening, credentials):
             await asyncio.Future()
 
-    def _prepare_serving(self) -> tuple[Callable[..., Any], Credentials]:
-        """Import what only a running manager needs, and read what its callers must show."""
-        from instance_manager.api import server, tls
 
-        # The observer's first question needs it.
-        importlib.import_module("psycopg")
+def _read_proofs(settings: Settings) -> _Proofs:
+    """Read what callers over TCP must show.
 
-        control = self.surroundings.settings.control
-        token, context = None, None
-        if control.token_file is not None:
-            token = read_secret(control.token_file, "control.token_file").get_secret_value()
-        if control.tls.certificate_file is not None and control.tls.key_file is not None:
-            context = tls.server_context(
-                control.tls.certificate_file, control.tls.key_file, control.tls.client_ca_file
-            )
-        credentials = server.Credentials(
-            group=self.surroundings.control_group, token=lambda: token, tls=context
+    Raises:
+        SettingsError: a file can't be read, or certificate and key don't belong together.
+    """
+    control = settings.control
+    token, context = None, None
+    if control.token_file is not None:
+        token = read_secret(control.token_file, "control.token_file").get_secret_value()
+    if control.tls.certificate_file is not None and control.tls.key_file is not None:
+        context = tls.server_context(
+            control.tls.certificate_file, control.tls.key_file, control.tls.client_ca_file
         )
-        return server.serve, credentials
+    return _Proofs(token, context)
+
+
+def _import_server() -> ModuleType:
+    """Import what only a running manager needs, the observer's library too."""
+    importlib.import_module("psycopg")
+    return importlib.import_module("instance_manager.api.server")
 
 
 def _storage(place: Place) -> Storage:
@@ -243,10 +264,14 @@ async def _beat(instance: Instance) -> None:
         await asyncio.sleep(_HEARTBEAT_SECONDS)
 
 
-async def _guard(name: str, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run what must never end; if it does, that is a fault of the manager."""
-    await coroutine
-    raise InstanceManagerError(f"cannot go on: the task {name!r} has ended")
+async def _guard(name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what must never end, and again after a fault: postgres must not go down with it."""
+    while True:
+        try:
+            await make()
+        except Exception as error:  # noqa: BLE001 - the task guard
+            _log.error("a fault of the manager", task=name, exc_info=error)
+        await asyncio.sleep(_FAULT_PAUSE_SECONDS)
 
 
 def _log_orphan(orphan: Orphan) -> None:

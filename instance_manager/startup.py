@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.configuration import parameters
-from instance_manager.errors import PreflightError
+from instance_manager.errors import DataDirectoryError, PreflightError
 from instance_manager.extensions import preflight
 from instance_manager.extensions.hashing import with_content_hashes
 from instance_manager.extensions.models import Severity
@@ -101,6 +101,15 @@ class Startup:
         Raises:
             InstanceManagerError: it can't start, and why.
         """
+        try:
+            return await self._prepare()
+        except OSError as error:
+            raise DataDirectoryError(
+                f"cannot use data directory {str(self.place.data_directory)!r}: {error}",
+                hint=f"the way there: {data_directory.chain_of(self.place.data_directory)}",
+            ) from error
+
+    async def _prepare(self) -> Event:
         with self._timed("version"):
             self.version = await binaries.read_version(
                 self.place.binaries, self._children, self.place.tools

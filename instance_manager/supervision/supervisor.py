@@ -249,6 +249,12 @@ class Supervisor:
         _log.error(error.message, code=error.code, hint=error.hint, **error.context)
         if allows(self.state, Event.REFUSED):
             self.handle(Event.REFUSED)
+        elif self.postmaster is None:
+            # Nothing was spawned, or nothing is left of it.
+            self.handle(Event.EXITED)
+        elif self.state in _STOPPING:
+            # The ladder itself is broken: what must end still has to.
+            self.postmaster.signal(SIGNALS[Rung.KILL])
 
     async def _initialize(self) -> Event:
         await self._work.initialize()
