@@ -102,14 +102,14 @@ class Manager:
         """Write the settings file as they stand."""
         self.config.write_text(yaml.safe_dump(self.settings), encoding="utf-8")
 
-    def start(self, *arguments: str) -> Manager:
-        """Start the manager; it need not be up when this returns."""
+    def start(self, *arguments: str, output: int | None = None) -> Manager:
+        """Start the manager; it need not be up when this returns. *output* replaces its log."""
         self.write_settings()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command("run", *arguments),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if output is None else output,
                 stderr=log,
                 env=self._environment(),
             )
