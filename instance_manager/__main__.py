@@ -6,14 +6,24 @@ handlers stand; ``env --block-signal`` in the image's entrypoint covers the time
 
 from __future__ import annotations
 
+import os
 import signal
 
+_STANDARD_ERROR = 2
 BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
 
 
+def _fill_standard_streams() -> None:
+    """Open /dev/null where a standard stream is closed: a socket of ours would take its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def main() -> int:
     """Run the command line and return the exit code."""
+    _fill_standard_streams()
     from instance_manager import cli
 
     return cli.main()

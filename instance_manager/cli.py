@@ -40,6 +40,15 @@ _EXAMPLES = {
     "status": """examples:
   instance-manager status
   instance-manager status --output json | jq .phase""",
+    "start": """examples:
+  instance-manager start
+  instance-manager start --timeout 600""",
+    "restart": """examples:
+  instance-manager restart
+  instance-manager restart --mode fast --output json""",
+    "reload": """examples:
+  instance-manager reload
+  instance-manager --config /etc/instance-manager/config.yaml reload""",
     "stop": """examples:
   instance-manager stop
   instance-manager stop --mode immediate --timeout 10""",
@@ -55,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
         )
     try:
-        return _dispatch(options)
+        code = _dispatch(options)
+        # Here, where it can still be caught that nobody reads any more.
+        sys.stdout.flush()
     except SettingsError as error:
         _report_settings(error)
         return error.exit_code
@@ -69,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    return code
 
 
 def _report_settings(error: SettingsError) -> None:

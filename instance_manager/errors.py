@@ -44,6 +44,7 @@ class ErrorCode(StrEnum):
     DATA_DIRECTORY_UNUSABLE = "data-directory-unusable"
     DATA_DIRECTORY_IN_USE = "data-directory-in-use"
     UNRESPONSIVE = "unresponsive"
+    UNCLEAN_STOP = "unclean-stop"
     CONFLICT = "conflict"
 
 
@@ -148,6 +149,13 @@ class UnresponsiveError(TransientError):
     """Postgres, or the manager, did not answer in time."""
 
     code = ErrorCode.UNRESPONSIVE
+
+
+class UncleanStopError(TransientError):
+    """Postgres was stopped so that it will run crash recovery at its next start."""
+
+    code = ErrorCode.UNCLEAN_STOP
+    exit_code = Exit.UNCLEAN
 
 
 class ConflictError(TransientError):

@@ -46,6 +46,7 @@ _NOT_STARTED: Final = frozenset(
     {State.FAILED, State.STOPPED, State.FENCED, State.LEAVING, State.GONE}
 )
 _STARTED: Final = frozenset({State.RUNNING})
+_ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
 _PROGRESSING: Final = frozenset({State.INITIALIZING, State.RECOVERING})
 _RELOAD_SECONDS: Final = 30.0
 _RELOAD_POLL_SECONDS: Final = 0.05
@@ -270,14 +271,19 @@ class Instance:
         raise ConflictError(f"cannot start postgres: the instance is {phase_of(state)}")
 
     async def reload(self, progress: Progress) -> None:
-        """Read the settings again, write the configuration, wait until the server has loaded it.
+        """Read the settings and the volumes again, and wait until the server has loaded them.
 
-        Without a server that runs, the next start loads it.
+        Without a server that runs, the next start does; one that had failed is tried again.
         """
+        startup, supervisor = self._rooms.startup, self._rooms.supervisor
         try:
             progress.report("reading the settings")
-            self._apply(await self._rooms.startup.reread_settings())
-            await self._reload_server(progress)
+            self._apply(await startup.reread_settings())
+            if supervisor.state in _ALIVE:
+                await startup.look_at_volumes()
+                await self._reload_server(progress)
+            elif supervisor.state is State.FAILED:
+                supervisor.handle(Event.CAUSE_GONE)
         except InstanceManagerError as error:
             _log.error(error.message, code=error.code, hint=error.hint)
             raise
@@ -290,20 +296,20 @@ class Instance:
             maximum=settings.restart.maximum,
             window_seconds=settings.restart.window_seconds,
         )
+        self._rooms.observer.needs_query = settings.health.needs_query
         log.set_level(settings.log.level)
 
     async def _reload_server(self, progress: Progress) -> None:
-        supervisor, observer = self._rooms.supervisor, self._rooms.observer
+        supervisor, startup = self._rooms.supervisor, self._rooms.startup
         progress.report("writing the configuration")
-        written = await self._rooms.startup.configure()
-        postmaster = supervisor.postmaster
-        if postmaster is None or supervisor.state is not State.RUNNING:
+        await startup.configure()
+        if supervisor.postmaster is None:
             return
         progress.report("loading")
-        postmaster.signal(signal.SIGHUP)
+        supervisor.postmaster.signal(signal.SIGHUP)
         try:
             async with asyncio.timeout(_RELOAD_SECONDS):
-                while not await observer.has_loaded(written.sha256):  # noqa: ASYNC110 - it tells nobody
+                while await self._is_loading():  # noqa: ASYNC110 - the server tells nobody
                     await asyncio.sleep(_RELOAD_POLL_SECONDS)
         except TimeoutError as error:
             raise UnresponsiveError(
@@ -311,3 +317,13 @@ class Instance:
                 f" {_RELOAD_SECONDS:g} s",
                 hint="its log says why: it keeps the old values where a file has an error",
             ) from error
+
+    async def _is_loading(self) -> bool:
+        """Whether a server that runs has not loaded what was written last.
+
+        Another reload may have written after the one that asks.
+        """
+        written = self._rooms.startup.written
+        if written is None or self._rooms.supervisor.state is not State.RUNNING:
+            return False
+        return not await self._rooms.observer.has_loaded(written.sha256)

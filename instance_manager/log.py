@@ -73,8 +73,10 @@ class Sink:
                     _wait_until_writable(self._descriptor)
                 except OSError:
                     # Nobody reads, or the disk behind it is full: the lines are lost.
+                    lost = batch.count(b"\n")
                     with self._changed:
-                        self.dropped += batch.count(b"\n")
+                        self.dropped += lost
+                        self._unreported += lost
                     break
 
     def _next_batch(self) -> bytes:

@@ -23,6 +23,7 @@ from instance_manager import log
 from instance_manager.api import listeners as sockets
 from instance_manager.api import tls
 from instance_manager.configuration.hba import host_auth_warning
+from instance_manager.errors import Exit, InstanceManagerError, UncleanStopError
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.health.storage import Storage
 from instance_manager.instance import Identity, Instance, Records, Rooms, policy_of
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
     from types import ModuleType
 
-    from instance_manager.errors import InstanceManagerError
     from instance_manager.settings.models import Settings
     from instance_manager.supervision.children import Orphan
     from instance_manager.surroundings import Place, Surroundings
@@ -105,8 +105,7 @@ class _Manager:
             ),
             clock=time.monotonic,
             period_seconds=settings.health.period_seconds,
-            needs_query=settings.health.readiness != "accepting"
-            or settings.health.maximum_lag_bytes is not None,
+            needs_query=settings.health.needs_query,
         )
         with Children(_log_orphan) as children, PostgresLog(place.log_directory) as postgres_log:
             startup = Startup(
@@ -161,12 +160,18 @@ class _Manager:
                 group.create_task(_guard(name, make), name=name) for name, make in eternal.items()
             ]
             with _handled_signals(supervisor, instance):
-                code = await supervisor.run()
+                try:
+                    code = await supervisor.run()
+                finally:
+                    # Whatever ended this: postgres must not be left behind alone.
+                    await _end(supervisor)
             await instance.operations.close()
             for task in tasks:
                 task.cancel()
         if supervisor.failure is not None:
             write_termination_log(supervisor.failure)
+        elif code == Exit.UNCLEAN:
+            write_termination_log(UncleanStopError("postgres was stopped, but not cleanly"))
         _log.info("the manager ends", exit_code=code)
         return code
 
@@ -226,6 +231,8 @@ class _Changes:
     def follow(self, state: State) -> None:
         """Note the state, and wake who waits for it."""
         self.rooms.observer.hurry()
+        if self.rooms.supervisor.postmaster is None:
+            self.rooms.observer.forget()
         failure = self.rooms.supervisor.failure
         if state is State.RUNNING:
             _log.info(
@@ -241,6 +248,12 @@ class _Changes:
             )
         else:
             self.instance.events.record("StateChanged", f"the state is {state}")
+
+
+async def _end(supervisor: Supervisor) -> None:
+    if supervisor.state is not State.GONE:
+        supervisor.request(Event.LEAVE_REQUESTED, Rung.IMMEDIATE)
+        await supervisor.until({State.GONE})
 
 
 def _tell(supervisor: Supervisor, answer: Answer) -> None:
@@ -313,11 +326,13 @@ def _leave(supervisor: Supervisor, rung: Rung | None) -> None:
 
 def write_termination_log(error: InstanceManagerError) -> None:
     """Write the cause where Kubernetes looks for it, if that file is there."""
-    text = f"{error.message}\n{error.hint}\n".encode()[:_TERMINATION_LOG_LIMIT_BYTES]
+    text = f"exit code {error.exit_code}: {error.message}\n{error.hint}\n".encode()[
+        :_TERMINATION_LOG_LIMIT_BYTES
+    ]
     with contextlib.suppress(OSError):
         descriptor = os.open(_TERMINATION_LOG, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         try:
-            os.write(descriptor, text)
+            os.write(descriptor, text[:_TERMINATION_LOG_LIMIT_BYTES])
         finally:
             os.close(descriptor)
 

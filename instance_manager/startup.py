@@ -11,7 +11,14 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.configuration import parameters
-from instance_manager.errors import DataDirectoryError, PreflightError
+from instance_manager.errors import (
+    DataDirectoryError,
+    InstanceManagerError,
+    PreflightError,
+    Problem,
+    SettingsError,
+    StartError,
+)
 from instance_manager.extensions import preflight
 from instance_manager.extensions.hashing import with_content_hashes
 from instance_manager.extensions.models import Severity
@@ -22,6 +29,7 @@ from instance_manager.postgres import (
     bootstrap,
     control_data,
     data_directory,
+    leftovers,
     marker,
     process,
 )
@@ -30,7 +38,7 @@ from instance_manager.server_configuration import Target, Written, write_configu
 from instance_manager.settings.changes import keep, keys_needing_start
 from instance_manager.settings.secrets import read_secret
 from instance_manager.supervision.states import Event
-from instance_manager.supervision.threads import in_thread
+from instance_manager.supervision.threads import Serial, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -79,6 +87,7 @@ class Startup:
         self._on_step = on_step
         self._ends = ExitStack()
         self._lock: int | None = None
+        self._files_turn = Serial()
         self._told: tuple[Finding, ...] = ()
 
     def close(self) -> None:
@@ -115,10 +124,10 @@ class Startup:
                 self.place.binaries, self._children, self.place.tools
             )
         with self._timed("lock"):
-            await in_thread("lock", self._take_lock)
+            await self._files_turn.run("lock", self._take_lock)
         await self.look_at_volumes()
         with self._timed("data directory"):
-            if await in_thread("data directory", self._is_empty):
+            if await self._files_turn.run("data directory", self._is_empty):
                 return Event.DIRECTORY_EMPTY
         with self._timed("configuration"):
             await self.configure()
@@ -169,7 +178,7 @@ class Startup:
 
     async def configure(self) -> Written:
         """Render the configuration and write it where the server reads it."""
-        self.written = await in_thread("configuration", self._write_configuration)
+        self.written = await self._files_turn.run("configuration", self._write_configuration)
         self.generation += self.written.changed
         return self.written
 
@@ -178,7 +187,7 @@ class Startup:
         with self._timed("bootstrap"):
             plan = await in_thread("bootstrap plan", self._bootstrap_plan)
             _log.info("making a new cluster", data_directory=str(self.place.data_directory))
-            await bootstrap.make_cluster(self._children, plan, self._progress)
+            await bootstrap.make_cluster(self._children, plan, self._progress, self._files_turn)
 
     def spawn(self) -> Child:
         """Start the postmaster with what was prepared."""
@@ -204,7 +213,7 @@ class Startup:
         try:
             async with asyncio.timeout(_CONTROL_DATA_SECONDS):
                 return await in_thread("control data", self._is_clean)
-        except (TimeoutError, OSError):
+        except (TimeoutError, OSError, InstanceManagerError):
             return False
 
     def last_words(self) -> str:
@@ -231,6 +240,11 @@ class Startup:
         if self._lock is None:
             files = data_directory.prepare(directory)
             self._lock = self._ends.enter_context(data_directory.locked(files))
+        elif not leftovers.end_all(directory, self.files.lock):
+            raise StartError(
+                f"cannot start postgres in {str(directory)!r}: old processes of it can't be ended",
+                hint="they wait for a disk: see the state of the storage",
+            )
 
     def _examine(self) -> Examination:
         return examine(
@@ -291,6 +305,7 @@ class Startup:
     def _bootstrap_plan(self) -> bootstrap.Bootstrap:
         settings, examination = self.settings, self.examination
         assert examination is not None  # noqa: S101 - prepare() has looked
+        assert self._lock is not None  # noqa: S101 - prepare() has taken it
         composed = examination.report.composed
         return bootstrap.Bootstrap(
             files=self.files,
@@ -303,6 +318,7 @@ class Startup:
             server_parameters=_search_paths(composed, self._server_facts().major),
             passwords=_passwords(settings.bootstrap),
             instance=self._surroundings.name,
+            lock=self._lock,
         )
 
     def _server_environment(self) -> dict[str, str]:
@@ -334,9 +350,17 @@ def _passwords(settings: BootstrapSettings) -> bootstrap.Passwords:
     if settings.owner_password_file is not None:
         owner = read_secret(settings.owner_password_file, "bootstrap.owner_password_file")
     return bootstrap.Passwords(
-        superuser.get_secret_value() if superuser else None,
+        _one_line(superuser.get_secret_value()) if superuser else None,
         owner.get_secret_value() if owner else None,
     )
+
+
+def _one_line(password: str) -> str:
+    """Return the password; refuse what initdb would cut."""
+    if "\n" in password or "\r" in password:
+        path = "bootstrap.superuser_password"
+        raise SettingsError([Problem(path, "cannot use the password: it must be one line")])
+    return password
 
 
 def _tell(finding: Finding) -> None:

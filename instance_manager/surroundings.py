@@ -105,9 +105,13 @@ def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surr
 def forget_secrets(environment: MutableMapping[str, str]) -> None:
     """Remove secrets from this process's environment, as its children and /proc show it.
 
+    libpq's own variables go too: they would lead the manager's connections astray.
+
     The kernel shows the memory in which the environment was handed over, whatever is unset later:
     so that memory is overwritten.
     """
+    for name in [name for name in environment if name.startswith("PG")]:
+        del environment[name]
     for name in environment.keys() & set(SECRET_VARIABLES):
         libc = ctypes.CDLL(None)
         libc.getenv.restype = ctypes.c_void_p
@@ -173,6 +177,8 @@ def _hand_over(directory: Path, me: Account, mode: int) -> None:
 
     Opened without following a link at its end: what others made is not ours to give away.
     """
+    if not _is_roots(directory):
+        return
     try:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -185,6 +191,26 @@ def _hand_over(directory: Path, me: Account, mode: int) -> None:
             os.fchown(opened, me.uid, me.gid)
     finally:
         os.close(opened)
+
+
+def _is_roots(directory: Path) -> bool:
+    """Whether nobody but root could have put something on the way to *directory*.
+
+    Elsewhere the account makes its directories itself, with its own rights.
+    """
+    others_write = False
+    for parent in reversed(directory.absolute().parents):
+        try:
+            status = parent.lstat()
+        except FileNotFoundError:
+            return not others_write
+        others_write = bool(status.st_mode & 0o022)
+        is_sticky = bool(status.st_mode & stat.S_ISVTX)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0:
+            return False
+        if others_write and not is_sticky:
+            return False
+    return not others_write or directory.is_dir()
 
 
 def _runtime_directories(settings: Settings) -> list[Problem]:

@@ -119,7 +119,8 @@ def _hold_lock(path: Path, ends: ExitStack) -> None:
 
 
 def _bound_unix(path: Path, ends: ExitStack, group: int | None) -> socket.socket:
-    path.unlink(missing_ok=True)
+    if path.is_socket():
+        path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o117)
     try:

@@ -59,6 +59,7 @@ STATUSES: Final[Mapping[ErrorCode | RequestCode, int]] = {
     # These may pass by themselves.
     ErrorCode.START_FAILED: 503,
     ErrorCode.UNRESPONSIVE: 503,
+    ErrorCode.UNCLEAN_STOP: 503,
     ErrorCode.DISK_FULL: 507,
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Final
 
 from instance_manager.commands import examining, loading
 from instance_manager.configuration import rendering
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from instance_manager.extensions.models import Composed
+
+
+_SHELL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,4 +48,8 @@ def as_shell(composed: Composed) -> Iterator[str]:
     if composed.ld_library_path:
         variables["LD_LIBRARY_PATH"] = composed.ld_library_path
     for name, value in sorted(variables.items()):
+        if not _SHELL_NAME.fullmatch(name):
+            # postgres would get it from run; no shell can set it.
+            print(f"left out: no shell takes {name!r} for a variable", file=sys.stderr)
+            continue
         yield f"export {name}={shlex.quote(value)}"

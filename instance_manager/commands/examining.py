@@ -71,11 +71,16 @@ async def _read_version(server: Binaries, tools: dict[str, str]) -> Version:
 
 def _problem_of(directory: Path, version: Version) -> DataDirectoryError | None:
     try:
-        if data_directory.has_cluster(directory):
+        if directory.exists() and not data_directory.is_empty(directory):
             data_directory.require_major(directory, version.major)
             control_data.read(directory)
         else:
             data_directory.require_no_data_nearby(directory)
     except DataDirectoryError as error:
         return error
+    except OSError as error:
+        return DataDirectoryError(
+            f"cannot read data directory {str(directory)!r}: {error}",
+            hint=f"the way there: {data_directory.chain_of(directory)}",
+        )
     return None

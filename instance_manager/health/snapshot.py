@@ -118,9 +118,12 @@ class Observer:
         self._target = target
         self._clock = clock
         self._period = period_seconds
-        self._needs_query = needs_query
+        self.needs_query = needs_query
         self._connection: AsyncConnection[tuple[Any, ...]] | None = None
         self._due = asyncio.Event()
+        # One owner at a time: a connection that is closed while another task waits on it would
+        # take its number out of the loop after somebody else got that number.
+        self._using = asyncio.Lock()
 
     async def ask(self) -> Answer:
         """Ask the postmaster once and remember its answer."""
@@ -138,7 +141,7 @@ class Observer:
         while True:
             if is_alive():
                 on_answer(await self.ask())
-                if turn % _FACTS_PERIODS == 0 or self._needs_query:
+                if turn % _FACTS_PERIODS == 0 or self.needs_query:
                     await self.read_facts()
                 turn += 1
             else:
@@ -163,6 +166,10 @@ class Observer:
 
     async def read_facts(self) -> None:
         """Read the facts over the reserved connection; what can't be read stays as it was."""
+        async with self._using:
+            await self._read_facts()
+
+    async def _read_facts(self) -> None:
         import psycopg
 
         try:
@@ -180,9 +187,9 @@ class Observer:
                     self.pending = ()
         except (psycopg.Error, OSError, TimeoutError) as error:
             _log.debug("postgres can't be observed", error=str(error) or type(error).__name__)
-            if self._needs_query:
+            if self.needs_query:
                 self._remember(False, "a query failed")
-            await self._disconnect()
+            await self._drop()
 
     async def has_loaded(self, configuration_sha256: str) -> bool:
         """Read the facts and return whether the server has loaded that configuration."""
@@ -191,12 +198,8 @@ class Observer:
 
     def forget(self) -> None:
         """Forget a server that has ended: nothing that it said holds for the next one."""
-        self.probe = None
+        self.probe = self.facts = self.lag = None
         self.pending = ()
-
-    async def close(self) -> None:
-        """Close the reserved connection, so that a smart stop has nobody to wait for."""
-        await self._disconnect()
 
     def _remember(self, accepting: bool, reason: str) -> None:
         self.probe = Probe(accepting, "" if accepting else reason, self._clock())
@@ -212,6 +215,10 @@ class Observer:
         return self._connection
 
     async def _disconnect(self) -> None:
+        async with self._using:
+            await self._drop()
+
+    async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

@@ -38,6 +38,7 @@ _PUBLIC_SEVERITIES: Final = ("LOG", "FATAL", "PANIC")
 _CANNOT_CONNECT_NOW: Final = "57P03"
 _REMEMBERED: Final = 20
 _LAST_WORDS: Final = 3
+_REMEMBERED_CHARACTERS: Final = 1000
 
 
 class PostgresLog:
@@ -83,7 +84,7 @@ class PostgresLog:
         """
         self._last_messages.clear()
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        self._readers.append(LineReader(reading, self.take_text))
+        self._readers.append(LineReader(reading, self.take_last_words))
         try:
             yield writing
         finally:
@@ -108,11 +109,18 @@ class PostgresLog:
     def take_text(self, line: bytes) -> None:
         """Pass on a line of plain text: said before the collector ran, or by another program."""
         text = line.decode("utf-8", "replace").strip()
-        if not text:
-            return
-        severity, message = split_severity(text)
+        if text:
+            severity, message = split_severity(text)
+            self._emit(severity or "LOG", message)
+
+    def take_last_words(self, line: bytes) -> None:
+        """Pass on a line of the postmaster's standard error, and remember it if it is its own.
+
+        What the programs that it runs say there has no severity, and may hold anything.
+        """
+        severity, message = split_severity(line.decode("utf-8", "replace").strip())
         self._remember(severity, message)
-        self._emit(severity, message)
+        self.take_text(line)
 
     def _emit(self, severity: str, message: str, **fields: object) -> None:
         level = _LEVELS.get(severity, "debug" if severity.startswith("DEBUG") else "info")
@@ -120,7 +128,7 @@ class PostgresLog:
 
     def _remember(self, severity: str, message: str) -> None:
         if severity in _PUBLIC_SEVERITIES:
-            self._last_messages.append((severity, message))
+            self._last_messages.append((severity, message[:_REMEMBERED_CHARACTERS]))
 
     def last_failure(self) -> str:
         """Return why the postmaster of the last start ended, in its own words, the last three.
@@ -135,12 +143,17 @@ class PostgresLog:
 
 
 def split_severity(text: str) -> tuple[str, str]:
-    """Return severity and message of a line such as ``… [42] FATAL:  reason``; else LOG."""
+    """Return severity and message of a line such as ``… [42] FATAL:  reason``; else no severity.
+
+    Lines of the loader, which end a server before it can speak, count as fatal.
+    """
     for severity in ("PANIC", "FATAL", "ERROR", "WARNING", "LOG", "HINT", "DETAIL"):
         head, mark, message = text.partition(f"{severity}:  ")
         if mark and len(head) <= len("2026-01-01 00:00:00.000 UTC [4194304] "):
             return severity, message
-    return "LOG", text
+    if "error while loading shared libraries" in text:
+        return "FATAL", text
+    return "", text
 
 
 def _open_fifo(path: Path) -> tuple[int, int]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 UNNAMED: Final = "postgres"
 """The name that libnss_wrapper gives to a user id without one."""
+_LARGEST_ID: Final = 2**32 - 2
+"""The one above means *unchanged* to setresuid(2)."""
 _WRAPPER_PLACES: Final = ("/usr/lib/*/libnss_wrapper.so", "/usr/lib*/libnss_wrapper.so")
 
 
@@ -53,10 +55,13 @@ def find(run_as: str) -> Account:
     Raises:
         SettingsError: there is no such user, or it is root.
     """
+    is_number = run_as.isascii() and run_as.isdecimal()
+    if is_number and int(run_as) > _LARGEST_ID:
+        raise _unusable(f"{run_as} is no user id")
     try:
-        entry = pwd.getpwuid(int(run_as)) if run_as.isdigit() else pwd.getpwnam(run_as)
+        entry = pwd.getpwuid(int(run_as)) if is_number else pwd.getpwnam(run_as)
     except KeyError:
-        if not run_as.isdigit():
+        if not is_number:
             raise _unusable(f"there is no user {run_as!r} on this system") from None
         account = Account(int(run_as), int(run_as), None)
     else:
@@ -79,10 +84,14 @@ def become(account: Account) -> None:
     Raises:
         OSError: the kernel refuses, as it does without CAP_SETUID.
     """
-    groups = os.getgrouplist(account.name, account.gid) if account.name else [account.gid]
-    os.setgroups(groups)
+    os.setgroups(groups_of(account))
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
+
+
+def groups_of(account: Account) -> list[int]:
+    """Return the groups that the account is in, by the system's databases."""
+    return os.getgrouplist(account.name, account.gid) if account.name else [account.gid]
 
 
 def unreachable(account: Account, paths: Iterable[Path]) -> list[str]:
@@ -107,7 +116,7 @@ def _first_closed(account: Account, path: Path) -> str:
 def _may_search(account: Account, status: os.stat_result) -> bool:
     if status.st_uid == account.uid:
         return bool(status.st_mode & 0o100)
-    if status.st_gid == account.gid:
+    if status.st_gid in groups_of(account):
         return bool(status.st_mode & 0o010)
     return bool(status.st_mode & 0o001)
 

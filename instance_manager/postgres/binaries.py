@@ -69,7 +69,7 @@ def find(configured: Path | None, search_path: str) -> Binaries:
         return _checked(configured)
     on_path = shutil.which("postgres", path=search_path)
     if on_path:
-        return Binaries(Path(on_path).parent)
+        return _checked(Path(on_path).parent)
     for directory in (*_of_distribution(), *_of_embedded_package()):
         if (directory / "postgres").is_file():
             return _checked(directory)
@@ -90,8 +90,11 @@ def _checked(directory: Path) -> Binaries:
 
 
 def _unusable(program: Path) -> str:
-    if not program.is_file():
-        return "is not there"
+    try:
+        if not program.is_file():
+            return "is not there"
+    except OSError as error:
+        return f"can't be looked at: {error.strerror}"
     return "" if os.access(program, os.X_OK) else "can't be executed by this user"
 
 

@@ -7,6 +7,7 @@ the cluster before it is whole. How a kill in the middle is survived: :mod:`.mar
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import tempfile
@@ -15,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.errors import DataDirectoryError, StartError
+from instance_manager.errors import DataDirectoryError, DiskSpaceError, StartError
 from instance_manager.log import get_logger
 from instance_manager.postgres import control_data, init_scripts, instance_state, marker, roles
 from instance_manager.postgres.connection import Answer, ask
-from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from instance_manager.postgres.data_directory import OurFiles
     from instance_manager.settings.models import BootstrapSettings
     from instance_manager.supervision.children import Child, Children, Completed, ExitStatus
+    from instance_manager.supervision.threads import Serial
 
 _INITDB_SECONDS: Final = 1800.0
 _SERVER_SECONDS: Final = 300.0
 _POLL_SECONDS: Final = 0.02
+_DISCARD_SECONDS: Final = 2.0
 _log: Final = get_logger()
 
 
@@ -62,10 +64,12 @@ class Bootstrap:
     passwords: Passwords
     instance: str
     """The instance's name, kept beside the data."""
+    lock: int
+    """The data directory's lock: whoever works in it keeps it locked, a server above all."""
 
 
 async def make_cluster(
-    children: Children, plan: Bootstrap, progress: Callable[[str], None]
+    children: Children, plan: Bootstrap, progress: Callable[[str], None], files_turn: Serial
 ) -> None:
     """Make a whole new cluster in the data directory, which is empty.
 
@@ -77,7 +81,7 @@ async def make_cluster(
         DataDirectoryError: the WAL directory isn't empty, or a file operation is refused.
     """
     try:
-        begun = await in_thread("begin bootstrap", _begin, plan)
+        begun = await files_turn.run("begin bootstrap", _begin, plan)
         progress("initdb")
         await _initdb(children, plan)
         if needs_server(plan):
@@ -85,12 +89,21 @@ async def make_cluster(
             await _populate(children, plan)
         progress("syncing")
         await _tool(children, plan, "initdb --sync-only", ["--sync-only", "-D", _new(plan)])
-        await in_thread("move cluster", _finish, plan, begun)
+        await files_turn.run("move cluster", _finish, plan, begun)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(plan, str(error)) from error
         raise DataDirectoryError(
             f"cannot make a cluster in {str(plan.files.data_directory)!r}: {error}",
             hint="the volume must be writable, and have space, for the user that runs postgres",
         ) from error
+
+
+def _disk_full(plan: Bootstrap, reason: str) -> DiskSpaceError:
+    return DiskSpaceError(
+        f"cannot make a cluster in {str(plan.files.data_directory)!r}: {reason}",
+        hint="enlarge the volume, or free space on it",
+    )
 
 
 def needs_server(plan: Bootstrap) -> bool:
@@ -177,12 +190,15 @@ async def _tool(
         environment=plan.environment,
         deadline_seconds=_INITDB_SECONDS,
         stdin=stdin,
+        inherit=(plan.lock,),
     )
     for line in done.output.splitlines():
         if line.strip():
             _log.debug(line.strip(), logger="initdb")
     if not done.status.is_success:
         said = (done.errors or done.output).strip()
+        if os.strerror(errno.ENOSPC) in said:
+            raise _disk_full(plan, os.strerror(errno.ENOSPC))
         raise StartError(
             f"cannot make a cluster: {name} ended with {done.status}: {said}",
             hint="see bootstrap.initdb_arguments and postgres.wal_directory",
@@ -203,6 +219,7 @@ async def _populate(children: Children, plan: Bootstrap) -> None:
                 socket_directory=socket_directory,
                 superuser=plan.settings.superuser,
                 database=database,
+                lock=plan.lock,
             ),
         )
 
@@ -233,12 +250,17 @@ async def _temporary_server(children: Children, plan: Bootstrap) -> AsyncGenerat
                 [plan.binaries.postgres, "-D", _new(plan), *options],
                 environment=plan.server_environment,
                 streams=(None, log, log),
+                inherit=(plan.lock,),
             )
             try:
                 await _until_ready(server, directory, log)
                 yield directory
-            finally:
-                status = await asyncio.shield(_stop(server))
+            except BaseException:
+                # What this server did is thrown away: it need not end well, only soon.
+                server.signal(signal.SIGQUIT)
+                await asyncio.shield(server.end(_DISCARD_SECONDS))
+                raise
+            status = await _stop(server)
         finally:
             os.close(log)
         if not status.is_success:

@@ -113,6 +113,8 @@ async def connect(
         autocommit=True,
         connect_timeout=max(2, round(deadline_seconds)),
         options=f"-c statement_timeout={round(deadline_seconds * 1000)}"
-        " -c default_transaction_read_only=off -c search_path=pg_catalog",
+        " -c default_transaction_read_only=off -c search_path=pg_catalog"
+        # Whatever the cluster or the role prefers, these are what the driver understands.
+        " -c datestyle=ISO -c intervalstyle=postgres -c client_encoding=UTF8",
         passfile="/nonexistent",
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import DataDirectoryError, DataDirectoryInUseError, DiskSpaceError
 from instance_manager.log import get_logger
+from instance_manager.postgres import leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -137,6 +138,8 @@ def prepare(data_directory: Path) -> OurFiles:
         try:
             directory.mkdir(mode=0o700, parents=directory is data_directory, exist_ok=True)
             status = directory.lstat() if directory is files.directory else directory.stat()
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "it is a link, or no directory")
         except OSError as error:
             raise _cannot_make(directory, error) from error
         _require_owner(directory, status)
@@ -221,14 +224,16 @@ def require_no_data_nearby(data_directory: Path) -> None:
 def locked(files: OurFiles) -> Generator[int]:
     """Hold the lock of a data directory and yield its descriptor, for postgres to inherit.
 
-    The lock lasts as long as any process has the descriptor: also one that outlived its manager,
-    also in another container. Source: flock(2).
+    Two locks on one file. flock(2) belongs to the open file, so it lasts as long as any process
+    has the descriptor: also one that outlived its manager, also in another container. The record
+    lock of fcntl(2) belongs to this process alone, so it tells whether a manager lives: without
+    one, those who still hold the other lock are leftovers, and are ended.
 
     Raises:
-        DataDirectoryInUseError: somebody holds it.
+        DataDirectoryInUseError: a manager holds it, or a server that can't be ended from here.
         DataDirectoryError: it can't be opened.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(files.lock, flags, 0o600)
     except OSError as error:
@@ -237,14 +242,33 @@ def locked(files: OurFiles) -> Generator[int]:
             hint="the data directory must be writable for the user that runs postgres",
         ) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataDirectoryInUseError(
-                f"cannot use data directory {str(files.data_directory)!r}: it is in use by"
-                " another server or manager, perhaps in another container",
-                hint="stop the other one; the lock is released when its last process ends",
-            ) from error
+        _acquire(descriptor, files)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _acquire(descriptor: int, files: OurFiles) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise _in_use(files, "another manager", "stop the other one") from error
+    for is_last_try in (False, True):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if is_last_try or not leftovers.end_all(files.data_directory, files.lock):
+                raise _in_use(
+                    files,
+                    "a server in another container",
+                    "stop it there; the lock is released when its last process ends",
+                ) from error
+        else:
+            return
+
+
+def _in_use(files: OurFiles, who: str, hint: str) -> DataDirectoryInUseError:
+    return DataDirectoryInUseError(
+        f"cannot use data directory {str(files.data_directory)!r}: it is in use by {who}",
+        hint=hint,
+    )

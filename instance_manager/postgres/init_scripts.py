@@ -46,6 +46,8 @@ class Scripts:
     socket_directory: Path
     superuser: str
     database: str
+    lock: int
+    """The data directory's lock, which a script holds for as long as it runs."""
 
 
 def find(directory: Path) -> tuple[Path, ...]:
@@ -95,6 +97,7 @@ async def _run(children: Children, scripts: Scripts, script: Path) -> None:
             environment=environment,
             deadline_seconds=_SCRIPT_SECONDS,
             stdin=stdin,
+            inherit=(scripts.lock,),
         )
     for line in (*done.output.splitlines(), *done.errors.splitlines()):
         _log.info(line, logger=script.name)

@@ -38,9 +38,8 @@ async def create(target: Target, settings: BootstrapSettings, owner_password: st
     import psycopg
 
     owner = settings.owner or settings.superuser
-    connection = await connect(target.socket_directory, PORT, target.superuser)
     try:
-        async with connection:
+        async with await connect(target.socket_directory, PORT, target.superuser) as connection:
             if owner != settings.superuser:
                 await _create_role(connection, owner, owner_password)
             if settings.database and settings.database != "postgres":

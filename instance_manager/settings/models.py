@@ -202,6 +202,11 @@ class HealthSettings(Section):
     period_seconds: PositiveSeconds = 1
 
     @property
+    def needs_query(self) -> bool:
+        """Whether readiness depends on what only a query can tell."""
+        return self.readiness != "accepting" or self.maximum_lag_bytes is not None
+
+    @property
     def address(self) -> Address:
         """The listener's address, parsed."""
         return parse_address(self.listen)

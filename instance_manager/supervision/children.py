@@ -223,6 +223,7 @@ class Children:
         environment: Mapping[str, str],
         deadline_seconds: float,
         stdin: int | None = None,
+        inherit: Sequence[int] = (),
     ) -> Completed:
         """Run a tool to its end and return what it said; each stream at most 1 MiB.
 
@@ -241,6 +242,7 @@ class Children:
                     arguments,
                     environment=environment,
                     streams=(stdin, output_end, errors_end),
+                    inherit=inherit,
                 )
             readers = [
                 asyncio.create_task(read_to_end(stream), name=f"read {name}")

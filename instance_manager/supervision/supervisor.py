@@ -171,8 +171,9 @@ class Supervisor:
         self.desired = _DESIRED.get(event, self.desired)
         if event in _STOP_REQUESTS:
             asked = rung or self.policy.ladder.first_rung()
-            self._rung = harder(self._rung, asked) if self._rung else asked
-            self._harder.set()
+            before, self._rung = self._rung, harder(self._rung or asked, asked)
+            if self._rung is not before:
+                self._harder.set()
         self.handle(event)
 
     def escalate(self) -> None:

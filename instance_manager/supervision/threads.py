@@ -47,3 +47,29 @@ async def in_thread(name: str, function: Callable[P, T], *args: P.args, **kwargs
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return await result
+
+
+class Serial:
+    """Runs functions in threads, one after another, for work on files that must not overlap.
+
+    A call that is cancelled returns at once; its function goes on, and the next call waits for
+    its real end.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+
+    async def run(
+        self, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call a function as :func:`in_thread` does, when all before it have ended."""
+        await self._turn.acquire()
+        task = asyncio.create_task(in_thread(name, function, *args, **kwargs), name=name)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[T]) -> None:
+        self._turn.release()
+        if not task.cancelled():
+            # Asked for, so that an error which nobody waits for any more is no warning.
+            task.exception()
