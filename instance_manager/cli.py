@@ -57,14 +57,8 @@ _EXAMPLES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if options.command != "run":
-        # The front door blocked the signals for PID 1; a client wants Ctrl-C to work.
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
-        )
     try:
-        code = _dispatch(options)
+        code = _run(arguments)
         # Here, where it can still be caught that nobody reads any more.
         sys.stdout.flush()
     except SettingsError as error:
@@ -81,6 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:
+        # After a help text, or a usage error that was told.
+        return int(end.code or 0)
+    if options.command != "run":
+        # The front door blocked the signals for PID 1; a client wants Ctrl-C to work.
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+        )
+    return _dispatch(options)
 
 
 def _report_settings(error: SettingsError) -> None:

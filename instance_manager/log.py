@@ -11,6 +11,7 @@ import os
 import threading
 import traceback
 from collections import deque
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -27,6 +28,15 @@ _CLOSE_SECONDS: Final = 2.0
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["json", "console", "auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is written at once: so many lines, and a notice of so many lost before."""
+
+    content: bytes
+    lines: int
+    reported: int
 
 
 class Sink:
@@ -64,7 +74,7 @@ class Sink:
 
     def _write_all(self) -> None:
         while batch := self._next_batch():
-            view = memoryview(batch)
+            view = memoryview(batch.content)
             while view:
                 try:
                     view = view[os.write(self._descriptor, view) :]
@@ -73,26 +83,28 @@ class Sink:
                     _wait_until_writable(self._descriptor)
                 except OSError:
                     # Nobody reads, or the disk behind it is full: the lines are lost.
-                    lost = batch.count(b"\n")
                     with self._changed:
-                        self.dropped += lost
-                        self._unreported += lost
+                        self.dropped += batch.lines
+                        self._unreported += batch.lines + batch.reported
                     break
 
-    def _next_batch(self) -> bytes:
-        """Wait for lines and return some of them; nothing once closed and empty."""
+    def _next_batch(self) -> _Batch | None:
+        """Wait for lines and return some of them; None once closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
+            if not self._waiting:
+                return None
             parts: list[bytes] = []
             size = 0
             while self._waiting and size < _BATCH_BYTES:
                 parts.append(self._waiting.popleft())
                 size += len(parts[-1])
             self._waiting_bytes -= size
-            if self._unreported and parts:
-                parts.append(_dropped_line(self._unreported))
+            lines, reported = len(parts), self._unreported
+            if reported:
+                parts.append(_dropped_line(reported))
                 self._unreported = 0
-        return b"".join(parts)
+        return _Batch(b"".join(parts), lines, reported)
 
 
 def _wait_until_writable(descriptor: int) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from instance_manager.settings.models import Settings
 
 T = TypeVar("T")
+_PERSONAL = frozenset({"HOME", "USER", "LOGNAME"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surr
     Raises:
         SettingsError: with every problem found.
     """
-    settings = load()
+    settings, started_as = load(), os.geteuid()
     problems: list[Problem] = []
     server = _collect(
         problems,
@@ -79,11 +80,14 @@ def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surr
     if me is not None and server is not None:
         problems += _reachable(me, server.postgres)
     if me is not None and not problems:
-        _take_over(me, settings, directory)
+        _collect(problems, lambda: _take_over(me, settings, directory))
         problems += (*_runtime_directories(settings), *secret_problems(settings))
     if problems or me is None or server is None:
         raise SettingsError(problems)
     runtime = settings.control.socket.parent
+    if me.uid != started_as:
+        # Root's home is no place for what runs as somebody else.
+        environment = {name: environment[name] for name in environment.keys() - _PERSONAL}
     tools = process.tool_environment(environment) | account.naming_environment(me, runtime)
     return Surroundings(
         settings=settings,
@@ -169,7 +173,12 @@ def _take_over(me: Account, settings: Settings, data: Path) -> None:
     _hand_over(data, me, 0o700)
     for directory in (settings.postgres.socket_directory, settings.control.socket.parent):
         _hand_over(directory, me, 0o755)
-    account.become(me)
+    try:
+        account.become(me)
+    except OSError as error:
+        message = f"cannot become {me}: {error.strerror}"
+        hint = "give the container the capabilities SETUID and SETGID, or start it as that user"
+        raise SettingsError([Problem("postgres.run_as", message)], hint=hint) from error
 
 
 def _hand_over(directory: Path, me: Account, mode: int) -> None:

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
 async def _operate(options: argparse.Namespace) -> Operation:
     clock = asyncio.get_running_loop().time
     end = clock() + options.timeout
-    socket = loading.load(options).control.socket
+    socket = loading.control_socket(options)
     async with Client.unix(socket) as client:
         operation = await _begin(client, options)
         shown = ""

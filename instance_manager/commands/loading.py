@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 from instance_manager.configuration.checks import CHECKS
-from instance_manager.errors import UsageError
-from instance_manager.settings.files import load_settings
+from instance_manager.errors import SettingsError, UsageError
+from instance_manager.settings.documents import parse_document
+from instance_manager.settings.files import load_settings, read_sources
+from instance_manager.settings.keys import VARIABLE_PREFIX
+from instance_manager.settings.loading import load as pure_load
+from instance_manager.settings.sources import SettingsText
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
     from instance_manager.settings.models import Settings
+
+
+_SOCKET_KEY: Final = "control.socket"
 
 
 def load(options: argparse.Namespace) -> Settings:
@@ -27,12 +34,21 @@ def load(options: argparse.Namespace) -> Settings:
     return loader(options)()
 
 
+def control_socket(options: argparse.Namespace) -> Path:
+    """Return where the manager listens, for commands that only talk with it.
+
+    Settings that are wrong elsewhere must not keep people from looking, or from stopping.
+    """
+    try:
+        return load(options).control.socket
+    except SettingsError:
+        return _loaded(options, only=_SOCKET_KEY).control.socket
+
+
 def loader(options: argparse.Namespace) -> Callable[[], Settings]:
     """Return what reads the settings, from the same sources at each call."""
-    config = Path(options.config).absolute() if options.config else None
-    overrides = dict(map(_override, options.set))
-    if options.log_level:
-        overrides["log.level"] = options.log_level
+    config = _config_of(options)
+    overrides = _overrides_of(options)
     environment: Mapping[str, str] = dict(os.environ)
 
     def read() -> Settings:
@@ -41,6 +57,37 @@ def loader(options: argparse.Namespace) -> Callable[[], Settings]:
         ).settings
 
     return read
+
+
+def _loaded(options: argparse.Namespace, only: str) -> Settings:
+    """Load one key from every source, and defaults for the rest.
+
+    Raises:
+        SettingsError: that key is wrong.
+    """
+    variable = VARIABLE_PREFIX + only.upper().replace(".", "__")
+    text = read_sources(os.environ, config=_config_of(options))
+    if text.problems:
+        raise SettingsError(text.problems)
+    node: object = parse_document(text.file_text, text.file_name).values
+    for part in only.split("."):
+        node = cast("dict[str, object]", node).get(part) if isinstance(node, dict) else None
+    overrides = {only: node} if isinstance(node, str) else {}
+    if variable in os.environ:
+        overrides[only] = os.environ[variable]
+    overrides |= {key: value for key, value in _overrides_of(options).items() if key == only}
+    return pure_load(SettingsText(command_line=overrides)).settings
+
+
+def _config_of(options: argparse.Namespace) -> Path | None:
+    return Path(options.config).absolute() if options.config else None
+
+
+def _overrides_of(options: argparse.Namespace) -> dict[str, str]:
+    overrides = dict(map(_override, options.set))
+    if options.log_level:
+        overrides["log.level"] = options.log_level
+    return overrides
 
 
 def _override(text: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Ask the manager on this machine and print its answer."""
-    socket = loading.load(options).control.socket
+    socket = loading.control_socket(options)
     status, extensions = asyncio.run(_ask(socket))
     if options.output == "json":
         print(status.model_dump_json(indent=2))

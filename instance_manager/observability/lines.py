@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LINE_LIMIT_BYTES: Final = 1 << 20
 _READ_BYTES: Final = 1 << 16
+_LAST_READS: Final = 256
 
 
 class LineReader:
@@ -39,12 +40,19 @@ class LineReader:
         self._open = True
         self._loop.add_reader(descriptor, self._readable)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody may still write at the other end."""
+        return self._open
+
     def close(self) -> None:
         """Take what is still in the pipe, a last line without newline included, and close it."""
         if not self._open:
             return
-        while self._readable():
-            pass
+        # A writer that never stops must not keep the manager from its end.
+        for _ in range(_LAST_READS):
+            if not self._readable():
+                break
         if self._open:
             self._end()
 

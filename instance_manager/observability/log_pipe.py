@@ -35,6 +35,8 @@ _LEVELS: Final = {
 }
 """Severities of PostgreSQL; DEBUG1 to DEBUG5 are our debug."""
 _PUBLIC_SEVERITIES: Final = ("LOG", "FATAL", "PANIC")
+_SEVERITIES: Final = (*_LEVELS, "HINT", "DETAIL", "STATEMENT", "CONTEXT")
+_LONGEST_PREFIX: Final = len("2026-01-01 00:00:00.000 UTC [4194304] ")
 _CANNOT_CONNECT_NOW: Final = "57P03"
 _REMEMBERED: Final = 20
 _LAST_WORDS: Final = 3
@@ -84,6 +86,7 @@ class PostgresLog:
         """
         self._last_messages.clear()
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        self._readers = [reader for reader in self._readers if reader.is_open]
         self._readers.append(LineReader(reading, self.take_last_words))
         try:
             yield writing
@@ -95,7 +98,7 @@ class PostgresLog:
         try:
             record: dict[str, Any] = json.loads(line)
             severity, message = str(record["error_severity"]), str(record["message"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             self.take_text(line)
             return
         self.records += 1
@@ -147,10 +150,10 @@ def split_severity(text: str) -> tuple[str, str]:
 
     Lines of the loader, which end a server before it can speak, count as fatal.
     """
-    for severity in ("PANIC", "FATAL", "ERROR", "WARNING", "LOG", "HINT", "DETAIL"):
-        head, mark, message = text.partition(f"{severity}:  ")
-        if mark and len(head) <= len("2026-01-01 00:00:00.000 UTC [4194304] "):
-            return severity, message
+    marks = {text.find(f"{severity}:  "): severity for severity in _SEVERITIES}
+    first = min((at for at in marks if 0 <= at <= _LONGEST_PREFIX), default=None)
+    if first is not None:
+        return marks[first], text[first + len(marks[first]) + len(":  ") :]
     if "error while loading shared libraries" in text:
         return "FATAL", text
     return "", text

@@ -137,7 +137,7 @@ def prepare(data_directory: Path) -> OurFiles:
     for directory in (data_directory, files.directory):
         try:
             directory.mkdir(mode=0o700, parents=directory is data_directory, exist_ok=True)
-            status = directory.lstat() if directory is files.directory else directory.stat()
+            status = directory.stat() if directory is data_directory else directory.lstat()
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "it is a link, or no directory")
         except OSError as error:
@@ -210,7 +210,8 @@ def require_no_data_nearby(data_directory: Path) -> None:
     Looked at: every directory above this one, and the usual places.
     """
     own = data_directory.resolve()
-    for place in (*own.parents, *usual_places()):
+    # Above the path as it was given, too: a link may lead past the cluster that people mean.
+    for place in (*own.parents, *data_directory.absolute().parents, *usual_places()):
         if place.resolve() != own and has_cluster(place):
             raise DataDirectoryError(
                 f"cannot make a new cluster in {str(data_directory)!r}: {str(place)!r} already"

@@ -33,7 +33,7 @@ def read(path: Path) -> InstanceState | None:
         return InstanceState(
             str(raw["system_identifier"]), str(raw["instance"]), raw["made_here"] is True
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

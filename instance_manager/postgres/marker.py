@@ -13,10 +13,11 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from instance_manager.errors import DataDirectoryError
 from instance_manager.postgres import control_data
+from instance_manager.postgres.data_directory import OUR_DIRECTORY
 
 if TYPE_CHECKING:
     from instance_manager.postgres.data_directory import OurFiles
@@ -54,10 +55,10 @@ def read(files: OurFiles) -> Marker | None:
     """
     try:
         raw = json.loads(files.marker.read_text(encoding="utf-8"))
-        return Marker(raw["wal_directory"], tuple(map(_plain_name, raw["entries"])))
+        return Marker(_wal_directory(raw["wal_directory"]), _entries(raw["entries"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataDirectoryError(
             f"cannot read {str(files.marker)!r}: {error}",
             hint="it marks an unfinished initialisation; if the data directory holds no data of"
@@ -65,9 +66,25 @@ def read(files: OurFiles) -> Marker | None:
         ) from error
 
 
+def _wal_directory(value: object) -> str | None:
+    """Return the directory that may be emptied: an absolute path, or none."""
+    if value is None or (isinstance(value, str) and value.startswith("/") and "\0" not in value):
+        return value
+    raise ValueError(f"{value!r} is no WAL directory")
+
+
+def _entries(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list of entries")
+    return tuple(map(_plain_name, cast("list[object]", value)))
+
+
 def _plain_name(name: object) -> str:
-    if not isinstance(name, str) or "/" in name or name in {"", ".", ".."}:
+    """Return the name of an entry that may be removed: of a cluster, never of ours."""
+    if not isinstance(name, str) or not {"/", "\0"}.isdisjoint(name):
         raise ValueError(f"{name!r} is no name of an entry")
+    if name in {"", ".", "..", OUR_DIRECTORY}:
+        raise ValueError(f"{name!r} is no entry of a cluster")
     return name
 
 
@@ -95,6 +112,8 @@ def move_up(files: OurFiles, marker: Marker) -> None:
     new = files.new_cluster
     (new / control_data.FILE_NAME).rename(new / _CONTROL_ASIDE)
     entries = tuple(sorted(entry.name for entry in new.iterdir() if entry.name != _CONTROL_ASIDE))
+    sync_directory(new / "global")
+    sync_directory(new)
     write(files, Marker(marker.wal_directory, entries))
     for name in entries:
         (new / name).rename(files.data_directory / name)

@@ -39,6 +39,10 @@ async def in_thread(name: str, function: Callable[P, T], *args: P.args, **kwargs
         failure: BaseException | None = None
         try:
             value = function(*args, **kwargs)
+        except StopIteration as error:
+            # No future takes this one: a coroutine would end by it.
+            failure = RuntimeError(f"{name} raised StopIteration")
+            failure.__cause__ = error
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             failure = error
         # The loop may be closed by now: then nobody waits.

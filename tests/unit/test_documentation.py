@@ -1,0 +1,290 @@
+"""The documentation against the code: what users look up must be there, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from instance_manager import cli
+from instance_manager.api.problems import STATUSES
+from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES
+from instance_manager.configuration.checks import CHECKS
+from instance_manager.configuration.parameters import OWNED
+from instance_manager.errors import Exit
+from instance_manager.extensions.findings import RULES
+from instance_manager.health.verdicts import CheckName
+from instance_manager.observability.metrics import (
+    Measurements,
+    MetricFacts,
+    PostgresFacts,
+    render,
+)
+from instance_manager.settings.image_environment import VARIABLES
+from instance_manager.settings.keys import known_keys
+from instance_manager.settings.loading import load
+from instance_manager.settings.schema import schema
+from instance_manager.settings.sources import SettingsText
+from instance_manager.supervision.states import Phase
+
+CHECKOUT = Path(__file__).parents[2]
+README = CHECKOUT / "README.md"
+DOCS = CHECKOUT / "docs"
+DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
+PAGES = (README, CHECKOUT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`[^`\n]*`")
+_LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_ROUTE = re.compile(r"`(GET|POST|PUT|DELETE) (/[^`\s]*)`")
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+_TYPES = {"boolean": "on or off", "string": "text", "object": "map"}
+
+
+def text(page: Path | str) -> str:
+    """Return a page; a name is one of those in docs."""
+    path = DOCS / page if isinstance(page, str) else page
+    return path.read_text(encoding="utf-8")
+
+
+def blocks(page: Path | str, language: str) -> list[str]:
+    """Return the fenced blocks of a page that are in this language."""
+    return [body for name, body in _FENCE.findall(text(page)) if name == language]
+
+
+def rows(page: Path | str, heading: str = "") -> list[list[str]]:
+    """Return the cells of all rows of tables, of one section where a heading is given."""
+    content = text(page)
+    if heading:
+        _, found, content = content.partition(f"\n{heading}\n")
+        assert found, f"{page} has no heading {heading!r}"
+        content = re.split(r"^#+ ", content, maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line for line in content.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def first_codes(table: list[list[str]]) -> set[str]:
+    """Return the first cells that are code, without the marks."""
+    return {cells[0].strip("`") for cells in table if cells[0].startswith("`")}
+
+
+def described_settings() -> list[str]:
+    """Return the row of each key as docs/settings.md has it, from the schema."""
+    document = schema()
+    return [_row(path, _entry(document, path)) for path in known_keys()]
+
+
+def _entry(document: dict[str, Any], path: str) -> dict[str, Any]:
+    node = document
+    *sections, name = path.split(".")
+    for section in sections:
+        node = document["$defs"][node["properties"][section]["$ref"].rpartition("/")[2]]
+    entry: dict[str, Any] = node["properties"][name]
+    return entry
+
+
+def _row(path: str, entry: dict[str, Any]) -> str:
+    applied = "live" if entry["x-applied"] == "live" else "new start"
+    cells = (f"`{path}`", _type(entry), _default(entry), applied, entry["description"])
+    return f"| {' | '.join(cells)} |"
+
+
+def _type(entry: dict[str, Any]) -> str:
+    if "anyOf" in entry:
+        # What may be null is "not set", which the default says.
+        return _type(next(one for one in entry["anyOf"] if one["type"] != "null"))
+    if "enum" in entry:
+        return " or ".join(f"`{word}`" for word in entry["enum"])
+    if entry["type"] == "array":
+        return "list of maps" if "$ref" in entry["items"] else "list of text"
+    if entry["type"] in {"integer", "number"}:
+        return ("whole number" if entry["type"] == "integer" else "number") + _range(entry)
+    return "path" if entry.get("format") == "path" else _TYPES[entry["type"]]
+
+
+def _range(entry: dict[str, Any]) -> str:
+    if "maximum" in entry:
+        return f", {entry['minimum']} to {entry['maximum']}"
+    if "exclusiveMinimum" in entry:
+        return f", more than {entry['exclusiveMinimum']}"
+    return f", at least {entry['minimum']}"
+
+
+def _default(entry: dict[str, Any]) -> str:
+    value = entry["default"]
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "`on`" if value else "`off`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def test_every_settings_key_is_described_as_the_schema_has_it() -> None:
+    """Type, default, and whether a change needs a new start."""
+    described = [line for line in text("settings.md").splitlines() if re.match(r"\| `\w", line)]
+    keys = [line for line in described if line.split("`")[1] in known_keys()]
+
+    assert keys == described_settings()
+
+
+def test_every_variable_of_the_official_image_is_described_with_its_key() -> None:
+    """People who change images look for the names that they have."""
+    table = rows("settings.md", "## The official image's variables")
+
+    assert first_codes(table) == set(VARIABLES)
+
+
+def test_every_owned_parameter_is_listed() -> None:
+    """What may not stand in postgres.parameters is known before it is refused."""
+    table = rows("settings.md", "## Parameters of the manager's own")
+
+    assert first_codes(table) == set(OWNED)
+
+
+def test_the_main_settings_in_the_readme_are_keys() -> None:
+    """The short table names no key that is not there."""
+    assert first_codes(rows(README, "## Main settings")) <= set(known_keys())
+
+
+def test_every_route_is_documented_and_no_other() -> None:
+    """Reference and code name the same methods and paths."""
+    routes = {(route.method, route.path) for route in (*HEALTH_ROUTES, *CONTROL_ROUTES)}
+    documented = {*_ROUTE.findall(text("api.md")), *_ROUTE.findall(text("probes.md"))}
+
+    assert documented == routes
+
+
+def test_the_endpoints_in_the_readme_are_routes() -> None:
+    """The short table promises nothing that is not served."""
+    routes = {(route.method, route.path) for route in (*HEALTH_ROUTES, *CONTROL_ROUTES)}
+
+    assert set(_ROUTE.findall(text(README))) <= routes
+
+
+def test_every_problem_code_is_documented_with_its_status() -> None:
+    """Programs match codes, so they are part of the interface."""
+    table = rows("api.md", "## Problems")
+    documented = {cells[0].strip("`"): int(cells[1]) for cells in table if "`" in cells[0]}
+
+    assert documented == {str(code): status for code, status in STATUSES.items()}
+
+
+def test_every_exit_code_is_documented_and_no_other() -> None:
+    """The table in the README is that of the program."""
+    codes = {value for name, value in vars(Exit).items() if name.isupper()}
+    documented = {cells[0].strip("`") for cells in rows(README, "## Exit codes")}
+
+    assert {code for code in documented if code.isdigit()} == {str(code) for code in codes}
+
+
+def test_every_finding_is_documented_with_its_severity_and_title() -> None:
+    """Whoever meets a code in a log finds out what to do."""
+    table = rows("extension-volumes.md", "## Findings")
+    documented = [
+        (cells[0].strip("`"), cells[1], cells[2]) for cells in table if "EXT" in cells[0]
+    ]
+
+    assert documented == [
+        (str(code), str(rule.severity), rule.title) for code, rule in RULES.items()
+    ]
+
+
+def test_every_command_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """What --help lists is what the table lists."""
+    assert cli.main(["--help"]) == 0
+    commands = set(re.findall(r"^    (\w+)\s", capsys.readouterr().out, re.MULTILINE))
+
+    assert first_codes(rows(README, "## Commands")) == commands
+
+
+def test_every_check_of_the_probes_is_described() -> None:
+    """The names that ?exclude= takes."""
+    assert first_codes(rows("probes.md", "## Checks")) == {str(name) for name in CheckName}
+
+
+def test_every_metric_is_described_and_no_other() -> None:
+    """Names of metrics are promises to dashboards."""
+    postgres = PostgresFacts(
+        up=True,
+        in_recovery=False,
+        start_time_seconds=0,
+        timeline=1,
+        connections=0,
+        connections_limit=0,
+        replay_lag_bytes=0,
+    )
+    facts = MetricFacts(version="0", phase=Phase.RUNNING, postgres=postgres)
+    exposition, _ = render(facts, Measurements(), "")
+    names = set(re.findall(r"^# TYPE (\S+)", exposition.decode(), re.MULTILINE))
+
+    assert first_codes(rows("probes.md", "## Metrics")) == names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_no_link_leads_nowhere(page: Path) -> None:
+    """Links to files of the checkout lead to files."""
+    prose = _FENCE.sub("", text(page))
+    links = _LINK.findall(_INLINE.sub("", prose))
+    targets = [target for target, _ in links if "://" not in target]
+
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_no_target_of_make_is_invented(page: Path) -> None:
+    """What a page tells people to make can be made."""
+    makefile = text(CHECKOUT / "Makefile")
+    known = set(re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE))
+    shell = "\n".join(blocks(page, "sh"))
+    inline = "\n".join(re.findall(r"`(make [^`]+)`", text(page)))
+    named = set(re.findall(r"^make ([a-z0-9-]+)", f"{shell}\n{inline}", re.MULTILINE))
+
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_every_example_of_settings_loads(page: Path) -> None:
+    """YAML that is no Kubernetes object is a settings file without a problem."""
+    examples = [body for body in blocks(page, "yaml") if "apiVersion:" not in body]
+
+    for example in examples:
+        load(SettingsText(file_name=page.name, file_text=example), CHECKS)
+
+
+def test_every_kubernetes_object_is_yaml_with_settings_that_load() -> None:
+    """The manifest parses, and the settings file inside it is one."""
+    manifests = [
+        each
+        for body in blocks("container.md", "yaml")
+        if "apiVersion:" in body
+        for each in yaml.safe_load_all(body)
+    ]
+
+    assert {each["kind"] for each in manifests} == {"ConfigMap", "StatefulSet"}
+    settings = next(each["data"]["config.yaml"] for each in manifests if "data" in each)
+    load(SettingsText(file_name="config.yaml", file_text=settings), CHECKS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_every_test_that_is_named_as_a_proof_exists(page: Path) -> None:
+    """A claim with a proof keeps its proof."""
+    missing = [
+        f"{file}::{name}"
+        for file, name in _TEST.findall(text(page))
+        if not (CHECKOUT / file).exists() or f"def {name}(" not in text(CHECKOUT / file)
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_every_decision_says_what_would_change_it(page: Path) -> None:
+    """The four parts, in their order."""
+    headings = re.findall(r"^## (.*)$", text(page), re.MULTILINE)
+
+    assert headings == ["Context", "Decision", "Consequences", "What would make us change it"]
