@@ -23,7 +23,7 @@ help: ## list the targets
 .PHONY: run
 run: $(READY) ## run the main job on the embedded PostgreSQL, in .run; Ctrl-C stops it
 	@$(BIN)/python -m compileall -q instance_manager
-	@$(BIN)/python -m instance_manager.postgres.embedded .run && exec $(BIN)/instance-manager run --config .run/config.yaml
+	@$(BIN)/python -m instance_manager.postgres.embedded .run && exec $(BIN)/python -m instance_manager run --config .run/config.yaml
 
 .PHONY: test
 test: $(READY) ## run every test that needs no container

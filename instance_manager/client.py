@@ -260,7 +260,8 @@ class Client:
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            reason = str(error) or "no answer in time"
+            refused = getattr(error, "os_error", None)
+            reason = (refused and refused.strerror) or str(error) or "no answer in time"
             raise UnreachableError(
                 f"cannot reach {self._target!r}: {reason}", hint="is the manager running?"
             ) from error

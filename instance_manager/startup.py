@@ -31,6 +31,7 @@ from instance_manager.postgres import (
     data_directory,
     leftovers,
     marker,
+    pid_file,
     process,
 )
 from instance_manager.postgres.connection import Answer
@@ -198,11 +199,21 @@ class Startup:
         launch = process.Launch(
             binaries=self.place.binaries,
             data_directory=self.place.data_directory,
-            environment=self._server_environment(),
+            environment=self._server_environment() | self._past_stale_pid(),
             lock=lock,
         )
         with self._timed("spawn"), self._log.capturing() as output:
             return process.start(self._children, launch, output)
+
+    def _past_stale_pid(self) -> dict[str, str]:
+        """Return what makes postgres ignore a ``postmaster.pid`` that was left behind.
+
+        Pids repeat in containers, so the one in it is often that of another process by now. The
+        lock is ours and old processes were ended: whoever it names is not the postmaster of this
+        directory. The file itself stays: others may be reading it.
+        """
+        stale = pid_file.read(self.place.data_directory)
+        return {"PG_GRANDPARENT_PID": str(stale.pid)} if stale else {}
 
     async def ask(self) -> Event | None:
         """Ask the postmaster whether it accepts connections."""
@@ -240,7 +251,7 @@ class Startup:
         if self._lock is None:
             files = data_directory.prepare(directory)
             self._lock = self._ends.enter_context(data_directory.locked(files))
-        elif not leftovers.end_all(directory, self.files.lock):
+        if not leftovers.end_all(directory, self.files.lock):
             raise StartError(
                 f"cannot start postgres in {str(directory)!r}: old processes of it can't be ended",
                 hint="they wait for a disk: see the state of the storage",

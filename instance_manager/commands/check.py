@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from instance_manager.commands import examining, loading
 from instance_manager.commands.text import duration
-from instance_manager.errors import DataDirectoryError, Exit
+from instance_manager.errors import Exit
 from instance_manager.extensions.models import Severity
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from instance_manager.errors import DataDirectoryError
     from instance_manager.extensions.models import ExtensionsReport, Finding
 
 
@@ -31,17 +32,17 @@ def run(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps(report.model_dump(mode="json", exclude={"running"}), indent=2))
     else:
-        print("\n".join(render(report)))
+        print("\n".join(render(report, examined.problem)))
     if any(finding.severity is Severity.ERROR for finding in report.all_findings()):
         return Exit.PREFLIGHT
-    if isinstance(examined.problem, DataDirectoryError):
-        print(f"data directory: {examined.problem.message}", file=sys.stderr)
-        print(f"  {examined.problem.hint}", file=sys.stderr)
+    if examined.problem is not None:
+        if options.output == "json":
+            print(f"data directory: {examined.problem.message}", file=sys.stderr)
         return examined.problem.exit_code
     return Exit.DONE
 
 
-def render(report: ExtensionsReport) -> Iterator[str]:
+def render(report: ExtensionsReport, problem: DataDirectoryError | None) -> Iterator[str]:
     """Yield the lines that people read."""
     yield f"{report.root}: {len(report.volumes)} volumes, {duration(report.scan_seconds)}"
     for volume in report.volumes:
@@ -50,6 +51,10 @@ def render(report: ExtensionsReport) -> Iterator[str]:
         yield from _findings(volume.findings)
     yield from _findings(report.findings)
     errors = sum(one.severity is Severity.ERROR for one in report.all_findings())
+    if problem is not None:
+        errors += 1
+        yield f"data directory: {problem.message}"
+        yield f"  {problem.hint}"
     yield f"{errors} errors" if errors else "no errors"
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PERIOD_SECONDS: Final = 30.0
+_FIRST_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Storage:
         """Measure again and again."""
         while True:
             self.places = await in_thread("storage", self._measure)
-            await asyncio.sleep(_PERIOD_SECONDS)
+            # A new data directory is there a moment after the first look.
+            await asyncio.sleep(_PERIOD_SECONDS if self.places else _FIRST_SECONDS)
 
     def _measure(self) -> tuple[Space, ...]:
         found = (_space(purpose, path) for purpose, path in self._purposes.items())

@@ -134,14 +134,16 @@ class PostgresLog:
             self._last_messages.append((severity, message[:_REMEMBERED_CHARACTERS]))
 
     def last_failure(self) -> str:
-        """Return why the postmaster of the last start ended, in its own words, the last three.
+        """Return why the postmaster of the last start ended, in its own words, three at most.
 
-        Its reasons come before a FATAL; after one it says only that it shuts down.
+        Its reasons come before a FATAL; after one it says only that it shuts down. Empty if it
+        said no FATAL: who is killed says nothing.
         """
-        severities = [severity for severity, _ in self._last_messages]
         messages = [message for _, message in self._last_messages]
-        fatal = [index for index, severity in enumerate(severities) if severity != "LOG"]
-        end = fatal[-1] + 1 if fatal else len(messages)
+        fatal = [at for at, (severity, _) in enumerate(self._last_messages) if severity != "LOG"]
+        if not fatal:
+            return ""
+        end = fatal[-1] + 1
         return "; ".join(messages[max(0, end - _LAST_WORDS) : end])
 
 

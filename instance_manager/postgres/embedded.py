@@ -186,7 +186,7 @@ A PostgreSQL of your own, with pgvector as the volume {places.extensions / "pgve
 Try, in another terminal:
   {psql} -c 'CREATE EXTENSION vector'
   {manager} status
-  curl -s http://127.0.0.1:{ports.health}/readyz?verbose
+  curl -s 'http://127.0.0.1:{ports.health}/readyz?verbose'
 Ctrl-C stops it; the next run keeps the data.
 
 """

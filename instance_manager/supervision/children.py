@@ -164,6 +164,8 @@ class Children:
         trace: TracebackType | None,
     ) -> None:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+        # Nobody reaps orphans here any more: let them go to who does.
+        become_subreaper(False)
 
     def spawn(
         self,
@@ -288,12 +290,12 @@ class Children:
             self._on_orphan(orphan)
 
 
-def become_subreaper() -> None:
+def become_subreaper(wanted: bool = True) -> None:
     """Make orphaned descendants children of this process: as PID 1 that is so anyway.
 
     Needed where another process is PID 1, as in a pod with a shared process namespace.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
 def close_inherited_descriptors() -> None:

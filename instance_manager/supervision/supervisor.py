@@ -296,6 +296,7 @@ class Supervisor:
         now = self._clock()
         if not self.policy.restart_when_ended:
             self.failure = self._why_ended()
+            _log.error(self.failure.message, code=self.failure.code, hint=self.failure.hint)
             return Event.LEAVE_REQUESTED
         if self.budget.is_spent(now):
             raise self._why_spent()

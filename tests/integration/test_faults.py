@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -160,3 +161,20 @@ def test_a_stopped_server_is_not_said_to_run(manager: Manager) -> None:
     status = manager.until_phase("stopped")
     assert status["configuration"]["loaded"] is False
     assert status["postgres"]["role"] is None
+
+
+def test_a_stale_pid_file_that_names_a_live_process_does_not_block_the_start(
+    manager: Manager,
+) -> None:
+    """Pids repeat: the lock tells who uses the directory, not a number in a file."""
+    manager.trust().start().until_ready()
+    content = (manager.data / "postmaster.pid").read_text().splitlines()
+    assert manager.end() == 0
+    stale = manager.data / "postmaster.pid"
+    owner = manager.data.stat()
+    with subprocess.Popen(["sleep", "600"], user=owner.st_uid) as other:
+        stale.write_text("\n".join([str(other.pid), *content[1:]]) + "\n")
+        os.chown(stale, owner.st_uid, owner.st_gid)
+        manager.start().until_ready()
+        assert manager.end() == 0
+        other.kill()
