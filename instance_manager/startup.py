@@ -32,6 +32,7 @@ from instance_manager.postgres import (
     leftovers,
     marker,
     pid_file,
+    ports,
     process,
 )
 from instance_manager.postgres.connection import Answer
@@ -89,6 +90,7 @@ class Startup:
         self._ends = ExitStack()
         self._lock: int | None = None
         self._files_turn = Serial()
+        self._has_run = False
         self._told: tuple[Finding, ...] = ()
 
     def close(self) -> None:
@@ -132,6 +134,7 @@ class Startup:
                 return Event.DIRECTORY_EMPTY
         with self._timed("configuration"):
             await self.configure()
+        ports.require_free(self.settings.postgres)
         return Event.PREPARED
 
     async def look_at_volumes(self) -> None:
@@ -196,6 +199,7 @@ class Startup:
         if lock is None:
             raise PreflightError("cannot start postgres: nothing was prepared")
         self._observer.forget()
+        self._has_run = True
         launch = process.Launch(
             binaries=self.place.binaries,
             data_directory=self.place.data_directory,
@@ -279,7 +283,8 @@ class Startup:
 
     def _is_clean(self) -> bool:
         if not data_directory.has_cluster(self.place.data_directory):
-            return True
+            # Unless there was one: then somebody took it away.
+            return not self._has_run
         return control_data.read(self.place.data_directory).is_clean
 
     @property

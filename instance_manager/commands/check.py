@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         return Exit.PREFLIGHT
     if examined.problem is not None:
         if options.output == "json":
-            print(f"data directory: {examined.problem.message}", file=sys.stderr)
+            print("\n".join(_data_directory(examined.problem)), file=sys.stderr)
         return examined.problem.exit_code
     return Exit.DONE
 
@@ -53,9 +53,12 @@ def render(report: ExtensionsReport, problem: DataDirectoryError | None) -> Iter
     errors = sum(one.severity is Severity.ERROR for one in report.all_findings())
     if problem is not None:
         errors += 1
-        yield f"data directory: {problem.message}"
-        yield f"  {problem.hint}"
+        yield from _data_directory(problem)
     yield f"{errors} errors" if errors else "no errors"
+
+
+def _data_directory(problem: DataDirectoryError) -> tuple[str, str]:
+    return f"data directory: {problem.message}", f"  {problem.hint}"
 
 
 def _findings(findings: tuple[Finding, ...]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -41,8 +42,11 @@ def control_socket(options: argparse.Namespace) -> Path:
     """
     try:
         return load(options).control.socket
-    except SettingsError:
-        return _loaded(options, only=_SOCKET_KEY).control.socket
+    except SettingsError as error:
+        socket = _loaded(options, only=_SOCKET_KEY).control.socket
+        for problem in error.problems:
+            print(f"instance-manager: warning: {problem}", file=sys.stderr)
+        return socket
 
 
 def loader(options: argparse.Namespace) -> Callable[[], Settings]:
@@ -69,7 +73,12 @@ def _loaded(options: argparse.Namespace, only: str) -> Settings:
     text = read_sources(os.environ, config=_config_of(options))
     if text.problems:
         raise SettingsError(text.problems)
-    node: object = parse_document(text.file_text, text.file_name).values
+    document = parse_document(text.file_text, text.file_name)
+    unread = [problem for problem in document.problems if not problem.path]
+    if unread:
+        # Which socket it names can't be told: another instance must not be spoken to instead.
+        raise SettingsError(unread)
+    node: object = document.values
     for part in only.split("."):
         node = cast("dict[str, object]", node).get(part) if isinstance(node, dict) else None
     overrides = {only: node} if isinstance(node, str) else {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import socket
 import sys
@@ -173,8 +174,11 @@ def _account() -> str:
 
 def describe(places: Demonstration, ports: Ports) -> str:
     """Return a few lines for people: where things are, and what to try."""
-    manager = f"{_manager()} --config {places.root / 'config.yaml'}"
-    psql = f"{places.bin_directory / 'psql'} -h {places.state} -p {ports.postgres} -U postgres"
+    manager = f"{_manager()} --config {shlex.quote(str(places.root / 'config.yaml'))}"
+    psql = (
+        f"{shlex.quote(str(places.bin_directory / 'psql'))} -h {shlex.quote(str(places.state))}"
+        f" -p {ports.postgres} -U postgres"
+    )
     if os.geteuid() == 0:
         # The superuser's login goes by the name of the account that asks.
         psql = f"runuser -u {_account()} -- {psql}"
@@ -195,7 +199,8 @@ Ctrl-C stops it; the next run keeps the data.
 def _manager() -> str:
     """Return how to call the program from a shell, in this environment."""
     script = Path(sys.executable).with_name("instance-manager")
-    return str(script) if script.exists() else f"{sys.executable} -m instance_manager"
+    python = shlex.quote(sys.executable)
+    return shlex.quote(str(script)) if script.exists() else f"{python} -m instance_manager"
 
 
 def _hand_over(places: Demonstration) -> str:
@@ -223,15 +228,33 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m instance_manager.postgres.embedded DIRECTORY\n")
         return 2
-    places = lay_out(Path(arguments[0]).resolve())
-    problem = _hand_over(places)
+    root = Path(arguments[0]).resolve()
+    if _is_running(Demonstration(root)):
+        sys.stderr.write(f"the demonstration in {root} is running already: use it, or end it\n")
+        return 1
+    try:
+        places = lay_out(root)
+        problem = _hand_over(places)
+        ports = Ports.free()
+        write_settings(places, ports)
+    except OSError as error:
+        reason = f"cannot write the demonstration into {root}: {error.strerror}"
+        sys.stderr.write(f"{reason}; use a checkout of your own\n")
+        return 1
     if problem:
         sys.stderr.write(f"{problem}\n")
         return 1
-    ports = Ports.free()
-    write_settings(places, ports)
     sys.stdout.write(describe(places, ports))
     return 0
+
+
+def _is_running(places: Demonstration) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(places.state / "control.sock"))
+        except OSError:
+            return False
+    return True
 
 
 if __name__ == "__main__":

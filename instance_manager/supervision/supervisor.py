@@ -20,6 +20,7 @@ from instance_manager.errors import (
     DiskSpaceError,
     Exit,
     InstanceManagerError,
+    SettingsError,
     StartError,
 )
 from instance_manager.log import get_logger
@@ -324,6 +325,9 @@ class Supervisor:
     async def _stay_failed(self) -> Event:
         failure = self.failure
         if failure is not None and not self.policy.stay_when_failed:
+            return Event.LEAVE_REQUESTED
+        if isinstance(failure, SettingsError):
+            # What only other settings can mend ends the manager, as at its start.
             return Event.LEAVE_REQUESTED
         if isinstance(failure, DataDirectoryInUseError | DiskSpaceError):
             await asyncio.sleep(_RETRY_SECONDS)

@@ -222,3 +222,17 @@ def test_a_socket_of_a_dead_manager_is_no_hindrance(manager: Manager) -> None:
     manager.clean_up()
     manager.start()
     until(manager.status, "the socket is served again")
+
+
+def test_a_port_that_another_server_has_is_told_before_postgres_is_started(
+    manager: Manager,
+) -> None:
+    """The port is a matter of settings, and no restart is spent on it."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", manager.port))
+        other.listen()
+        manager.start()
+
+        assert manager.wait() == 78
+    assert "postgres.port: cannot listen on '127.0.0.1'" in manager.logged()
+    assert "restarting postgres" not in manager.logged()
