@@ -1,0 +1,164 @@
+"""Figures: what was measured, side by side, and how it is told. Pure.
+
+Contestants take turns within a run, so each figure is a list of pairs: a host that gets slower
+meanwhile slows both of a pair. Medians, since one disturbed run must not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Series:
+    """Repeated measurements of one thing, in the order in which they were made; at least one."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return median(self.values)
+
+    def text(self, digits: int) -> str:
+        """Return the median and, of several, the range."""
+        middle = f"{self.median:.{digits}f}"
+        if len(self.values) == 1:
+            return middle
+        return f"{middle} ({min(self.values):.{digits}f}-{max(self.values):.{digits}f})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One row: the manager, beside bare postgres where that can be asked the same."""
+
+    name: str
+    unit: str
+    manager: Series
+    bare: Series | None = None
+    aim: str = ""
+    digits: int = 0
+
+    @property
+    def difference(self) -> float | None:
+        """The median of manager minus bare, pair by pair."""
+        pairs = self._pairs()
+        return median(ours - theirs for ours, theirs in pairs) if pairs else None
+
+    @property
+    def ratio(self) -> float | None:
+        """The median of manager to bare, pair by pair."""
+        pairs = self._pairs()
+        return median(ours / theirs for ours, theirs in pairs) if pairs else None
+
+    def _pairs(self) -> list[tuple[float, float]]:
+        if self.bare is None:
+            return []
+        return list(zip(self.manager.values, self.bare.values, strict=True))
+
+    def cells(self) -> list[str]:
+        """Return the row's texts, in the order of :data:`HEADINGS`."""
+        difference, ratio = self.difference, self.ratio
+        return [
+            f"{self.name}, {self.unit}",
+            self.bare.text(self.digits) if self.bare else "",
+            self.manager.text(self.digits),
+            f"{difference:+.{self.digits}f}" if difference is not None else "",
+            f"{ratio:.3g}" if ratio is not None else "",
+            self.aim,
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """Return the row for programs, with every value."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "manager": _series(self.manager),
+            "bare": _series(self.bare) if self.bare else None,
+            "difference": self.difference,
+            "ratio": self.ratio,
+            "aim": self.aim,
+        }
+
+
+HEADINGS = ("figure", "bare postgres", "manager", "difference", "ratio", "aim")
+"""Of the table; values are medians, with the range in brackets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What the run was made on: figures of different hosts can't be compared."""
+
+    processor: str
+    cores: int
+    memory_bytes: int
+    kernel: str
+    python: str
+    postgres: str
+    manager: str
+    file_system: str
+    load_before: float
+    load_after: float = 0.0
+
+    def text(self) -> str:
+        """Return one line for people."""
+        return (
+            f"{self.processor}, {self.cores} cores, {self.memory_bytes / 2**30:.1f} GiB,"
+            f" kernel {self.kernel}, data on {self.file_system}; Python {self.python},"
+            f" PostgreSQL {self.postgres}, instance-manager {self.manager};"
+            f" load {self.load_before:.1f} before, {self.load_after:.1f} after"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run; *steps* are the steps of a start, in milliseconds."""
+
+    host: Host
+    figures: tuple[Figure, ...]
+    steps: dict[str, Series] = field(default_factory=dict[str, Series])
+
+    def document(self) -> dict[str, Any]:
+        """Return the report for programs."""
+        return {
+            "host": asdict(self.host),
+            "figures": [figure.document() for figure in self.figures],
+            "startup_steps_ms": {name: _series(series) for name, series in self.steps.items()},
+        }
+
+    def text(self) -> str:
+        """Return the report for people, as Markdown."""
+        rows = [figure.cells() for figure in self.figures]
+        steps = [[name, series.text(1)] for name, series in self.steps.items()]
+        return "\n\n".join(
+            [
+                self.host.text(),
+                render_table(HEADINGS, rows),
+                render_table(("step of a start", "ms"), steps),
+            ]
+        )
+
+
+def _series(series: Series) -> dict[str, Any]:
+    return {
+        "median": series.median,
+        "minimum": min(series.values),
+        "maximum": max(series.values),
+        "values": list(series.values),
+    }
+
+
+def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown whose columns stand below each other."""
+    lines = [list(headings), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in (lines[0], rule, *lines[1:])
+    )

@@ -1,0 +1,84 @@
+"""``make bench``: the manager beside bare postgres, on this host, in one run.
+
+Prepares the contestants, measures, and tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from instance_manager.postgres.embedded import Demonstration, lay_out
+from tests.bench import host, program
+from tests.bench.contestants import Site, identity
+from tests.bench.figures import Report
+from tests.bench.measures import FULL, QUICK, Plan, measure_idle, measure_load, measure_starts
+
+
+def main() -> int:
+    """Measure as the command line says and print the report."""
+    options = _options()
+    # As an exception, so that whatever runs by then is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    report = measure(QUICK if options.quick else FULL)
+    if options.output == "json":
+        sys.stdout.write(json.dumps(report.document(), indent=2) + "\n")
+    else:
+        sys.stdout.write(report.text() + "\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure the manager beside bare postgres.")
+    parser.add_argument("--quick", action="store_true", help="a short run: no figures to quote")
+    parser.add_argument("--output", choices=("text", "json"), default="text")
+    return parser.parse_args()
+
+
+def measure(plan: Plan) -> Report:
+    """Make one whole run."""
+    command = program.install()
+    with _workspace() as directory:
+        server = lay_out(directory / "server")
+        volumes = _site(directory / "volumes", server, command)
+        plain = _site(directory / "plain", server, command)
+        (directory / "none").mkdir()
+        plain.settings["extensions"]["root"] = str(directory / "none")
+        machine = host.describe(server.bin_directory / "postgres", volumes.directory)
+        for site in (volumes, plain):
+            site.initialize()
+        figures, steps = measure_starts(volumes, plain, plan.starts)
+        figures += measure_idle(volumes, plain, plan)
+        figures += measure_load(volumes, plan)
+    return Report(replace(machine, load_after=os.getloadavg()[0]), tuple(figures), steps)
+
+
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    """Yield a directory that every account can reach; a socket's path must be short."""
+    directory = Path(tempfile.mkdtemp(prefix="im-bench-", dir="/tmp"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def _site(directory: Path, server: Demonstration, command: Path) -> Site:
+    directory.mkdir()
+    if os.geteuid() == 0:
+        os.chown(directory, identity()["user"], identity()["group"])
+    return Site(directory, server, command)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

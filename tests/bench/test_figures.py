@@ -1,0 +1,96 @@
+"""How measurements become figures; what they measure is not judged here."""
+
+from __future__ import annotations
+
+import json
+
+from tests.bench.figures import Figure, Host, Report, Series, render_table
+
+HOST = Host(
+    processor="Z80",
+    cores=2,
+    memory_bytes=3 << 30,
+    kernel="6.1",
+    python="3.11.2",
+    postgres="18.6",
+    manager="0.1.0",
+    file_system="ext4",
+    load_before=0.5,
+)
+
+
+def figure(manager: tuple[float, ...], bare: tuple[float, ...] | None = None) -> Figure:
+    """Return a figure of these values."""
+    return Figure(
+        name="first connection",
+        unit="ms",
+        manager=Series(manager),
+        bare=Series(bare) if bare else None,
+        aim="≤ +250",
+    )
+
+
+def test_one_disturbed_run_does_not_count() -> None:
+    """The median of a series is told, and the range shows that something was odd."""
+    series = Series((30.0, 9000.0, 31.0))
+
+    assert series.median == 31.0
+    assert series.text(0) == "31 (30-9000)"
+
+
+def test_a_single_measurement_has_no_range() -> None:
+    """One value is told alone."""
+    assert Series((67.25,)).text(1) == "67.2"
+
+
+def test_contestants_are_compared_pair_by_pair() -> None:
+    """A host that gets slower in the middle of a run changes neither difference nor ratio."""
+    slowing = figure((200.0, 210.0, 400.0), (100.0, 105.0, 200.0))
+
+    assert slowing.ratio == 2.0
+    assert slowing.difference == 105.0
+
+
+def test_without_a_contestant_there_is_nothing_to_compare() -> None:
+    """A figure of the manager alone has neither difference nor ratio."""
+    alone = figure((3.0,))
+
+    assert alone.difference is None
+    assert alone.cells() == ["first connection, ms", "", "3", "", "", "≤ +250"]
+
+
+def test_a_row_tells_both_and_what_lies_between() -> None:
+    """Medians with ranges, the difference with its sign, the ratio, the aim."""
+    row = figure((300.0, 310.0, 320.0), (30.0, 31.0, 32.0)).cells()
+
+    assert row[1:] == ["31 (30-32)", "310 (300-320)", "+279", "10", "≤ +250"]
+
+
+def test_a_table_is_markdown_with_its_columns_below_each_other() -> None:
+    """Every cell of a column has the same width."""
+    table = render_table(("a", "figure"), (("long text", "1"),))
+
+    assert table.splitlines() == [
+        "| a         | figure |",
+        "| --------- | ------ |",
+        "| long text | 1      |",
+    ]
+
+
+def test_programs_get_every_value() -> None:
+    """The document is JSON, with the host, all values and what the text shows."""
+    report = Report(HOST, (figure((2.0, 4.0), (1.0, 2.0)),), {"lock": Series((0.5,))})
+    document = json.loads(json.dumps(report.document()))
+
+    assert document["host"]["processor"] == "Z80"
+    assert document["figures"][0]["manager"]["values"] == [2.0, 4.0]
+    assert document["figures"][0]["ratio"] == 2.0
+    assert document["startup_steps_ms"]["lock"]["median"] == 0.5
+
+
+def test_the_text_names_the_host() -> None:
+    """Figures without their host can't be compared with anything."""
+    text = Report(HOST, (figure((2.0,)),)).text()
+
+    assert "Z80, 2 cores, 3.0 GiB, kernel 6.1" in text
+    assert "PostgreSQL 18.6" in text
