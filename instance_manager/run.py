@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import random
@@ -54,8 +55,10 @@ _log: Final = log.get_logger()
 _HEARTBEAT_SECONDS: Final = 1.0
 _FAULT_PAUSE_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 0.25
-"""How long serving waits for the spawn of postgres, whose start it would slow down."""
-_BEFORE_SPAWN: Final = frozenset({State.PREPARING, State.INITIALIZING})
+"""How long serving waits for the start of postgres, which its imports would slow down."""
+_BEFORE_ACCEPTING: Final = frozenset(
+    {State.PREPARING, State.INITIALIZING, State.STARTING, State.RECOVERING}
+)
 _TERMINATION_LOG: Final = "/dev/termination-log"
 _TERMINATION_LOG_LIMIT_BYTES: Final = 4096
 """As much as the kubelet reads."""
@@ -179,12 +182,15 @@ class _Manager:
         """Answer on the listeners, as soon as it doesn't keep postgres from its start."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while supervisor.state in _BEFORE_SPAWN:
+                while supervisor.state in _BEFORE_ACCEPTING:
                     await supervisor.changed()
         except TimeoutError:
             pass
         # In a thread, so that the loop sees postgres come up meanwhile.
         server = await in_thread("import", _import_server)
+        # All that was imported stays: it need not be looked at again, ever.
+        gc.freeze()
+        gc.enable()
         credentials = server.Credentials(
             group=self.surroundings.control_group,
             token=lambda: self.proofs.token,
