@@ -9,37 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from instance_manager.settings.variables import variable_problem
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from instance_manager.extensions.facts import VolumeFacts
     from instance_manager.settings.models import VolumeSettings
-
-RESERVED_PREFIXES: Final = (
-    "PG",
-    "LD_",
-    "MALLOC_",
-    "GLIBC_",
-    "INSTANCE_MANAGER_",
-    "OPENSSL_",
-    "KRB5",
-    "NSS_",
-    "LC_",
-    "PERL5",
-)
-RESERVED_NAMES: Final = frozenset(
-    {
-        "PATH",
-        "HOME",
-        "LANG",
-        "TZ",
-        "TMPDIR",
-        "BASH_ENV",
-        "LOCPATH",
-        "GCONV_PATH",
-        "PYTHONSTARTUP",
-    }
-)
 
 _PLACEHOLDER: Final = r"\$\$\{|\$\{([^}]*)\}?"
 
@@ -49,11 +25,6 @@ class Environment(NamedTuple):
 
     variables: Mapping[str, str]
     problems: tuple[str, ...]
-
-
-def is_reserved(name: str) -> bool:
-    """Say whether *name* is not a volume's to set."""
-    return name in RESERVED_NAMES or name.startswith(RESERVED_PREFIXES)
 
 
 def expand(variables: Iterable[tuple[str, str]], image_root: str) -> Environment:
@@ -66,7 +37,7 @@ def expand(variables: Iterable[tuple[str, str]], image_root: str) -> Environment
     for name, value in variables:
         reason = _refusal(name, value)
         if reason:
-            problems.append(f"variable {name!r} {reason}")
+            problems.append(f"variable {reason}")
         else:
             expanded[name] = re.sub(
                 _PLACEHOLDER, lambda match: "${" if match[1] is None else image_root, value
@@ -75,15 +46,16 @@ def expand(variables: Iterable[tuple[str, str]], image_root: str) -> Environment
 
 
 def _refusal(name: str, value: str) -> str:
-    if not name or "=" in name or not name.isprintable():
-        return "is not a name for a variable"
-    if is_reserved(name):
-        return "is reserved: a volume must not set it"
+    """Return why a variable can't be set, as the end of a sentence; empty if it can."""
+    if problem := variable_problem(name):
+        return problem
     if "\0" in value:
-        return "has a NUL in its value"
+        return f"{name!r} has a NUL in its value"
     for match in re.finditer(_PLACEHOLDER, value):
         if match[1] not in {None, "image_root"} or (match[1] and not match[0].endswith("}")):
-            return f"has the unknown placeholder {match[0]!r}: only ${{image_root}} is known"
+            return (
+                f"{name!r} has the unknown placeholder {match[0]!r}: only ${{image_root}} is known"
+            )
     return ""
 
 

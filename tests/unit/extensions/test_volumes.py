@@ -304,5 +304,5 @@ def test_a_reserved_variable_in_the_metadata_is_an_error(volume_facts: MakeVolum
     volume = volume_facts("v", metadata=Metadata(env=(("LD_PRELOAD", "/x.so"),)))
 
     assert _texts(volume) == [
-        "EXT060 volume \"v\": variable 'LD_PRELOAD' is reserved: a volume must not set it"
+        "EXT060 volume \"v\": variable 'LD_PRELOAD' is reserved and can't be set by a volume"
     ]
