@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -67,12 +69,14 @@ def test_a_wrong_number_of_arguments_is_wrong_usage(capsys: pytest.CaptureFixtur
     assert "DIRECTORY" in capsys.readouterr().err
 
 
-def test_the_servers_copy_has_no_pgvector_and_the_volume_has_it(tmp_path: Path) -> None:
+def test_the_servers_copy_has_no_pgvector_and_the_volume_has_it(
+    tmp_path: Path, lacking: Callable[[str, str], NoReturn]
+) -> None:
     """So whoever gets it gets it from the volume; a second call changes nothing."""
     try:
         embedded.package_directory()
     except ModuleNotFoundError as error:
-        pytest.skip(str(error))
+        lacking("postgres", str(error))
     places = embedded.lay_out(tmp_path)
     volume = places.extensions / "pgvector"
     before = volume.stat().st_mtime_ns
