@@ -71,6 +71,7 @@ def run(surroundings: Surroundings) -> int:
     with ExitStack() as ends:
         proofs = _read_proofs(settings)
         listening = sockets.bind_all(settings, ends, surroundings.control_group)
+        surroundings = surroundings.settled()
         sink = log.configure(settings.log.level, settings.log.format)
         ends.callback(sink.close)
         if warning := host_auth_warning(settings.postgres.host_auth_method):

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -58,6 +58,18 @@ class Surroundings:
     control_group: int | None
     load: Callable[[], Settings]
     """Read the settings again; raises SettingsError."""
+    was_root: bool
+
+    def settled(self) -> Surroundings:
+        """Return these with the data directory found, for after the sockets are bound.
+
+        It is the first look at the places where data may be. Root had to look before, in order
+        to give the directory away.
+        """
+        if self.was_root:
+            return self
+        directory = data_directory.resolve(self.settings.postgres.data_directory)
+        return replace(self, place=replace(self.place, data_directory=directory))
 
 
 def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surroundings:
@@ -76,7 +88,9 @@ def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surr
     )
     me = _collect(problems, lambda: _account(settings))
     group = _collect(problems, lambda: _control_group(settings))
-    directory = data_directory.resolve(settings.postgres.data_directory)
+    directory = settings.postgres.data_directory or data_directory.DEFAULT
+    if started_as == 0:
+        directory = data_directory.resolve(settings.postgres.data_directory)
     if me is not None and server is not None:
         problems += _reachable(me, server.postgres)
     if me is not None and not problems:
@@ -103,6 +117,7 @@ def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surr
         name=settings.instance.name or socket.gethostname(),
         control_group=group,
         load=load,
+        was_root=started_as == 0,
     )
 
 
