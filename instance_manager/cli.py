@@ -49,10 +49,29 @@ _EXAMPLES = {
     "reload": """examples:
   instance-manager reload
   instance-manager --config /etc/instance-manager/config.yaml reload""",
+    "checkpoint": """examples:
+  instance-manager checkpoint
+  instance-manager checkpoint --timeout 3600""",
+    "fence": """examples:
+  instance-manager fence
+  instance-manager fence --mode immediate""",
+    "unfence": """examples:
+  instance-manager unfence""",
     "stop": """examples:
   instance-manager stop
   instance-manager stop --mode immediate --timeout 10""",
 }
+
+_LIFECYCLE = {
+    "start": "start postgres and wait until it accepts connections",
+    "stop": "stop postgres and keep it stopped",
+    "restart": "stop postgres and start it again",
+    "reload": "apply what needs no restart",
+    "checkpoint": "write to disk what a crash recovery would have to repeat",
+    "fence": "stop postgres and keep it stopped, over restarts of the container too",
+    "unfence": "take the fence away and start postgres",
+}
+"""The commands that ask for an operation, and what they do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,7 +136,7 @@ def _dispatch(options: argparse.Namespace) -> int:
             from instance_manager.commands import status
 
             return status.run(options)
-        case "start" | "stop" | "restart" | "reload":
+        case command if command in _LIFECYCLE:
             from instance_manager.commands import lifecycle
 
             return lifecycle.run(options)
@@ -188,16 +207,11 @@ def _add_status(commands: Commands) -> None:
 
 
 def _add_lifecycle(commands: Commands) -> None:
-    for name, summary in (
-        ("start", "start postgres and wait until it accepts connections"),
-        ("stop", "stop postgres and keep it stopped"),
-        ("restart", "stop postgres and start it again"),
-        ("reload", "apply what needs no restart"),
-    ):
+    for name, summary in _LIFECYCLE.items():
         command = _add(commands, name, summary)
         command.add_argument("--output", choices=("text", "json"), default="text")
         command.add_argument(
             "--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait"
         )
-        if name in {"stop", "restart"}:
+        if name in {"stop", "restart", "fence"}:
             command.add_argument("--mode", choices=("smart", "fast", "immediate"))

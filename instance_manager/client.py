@@ -198,6 +198,19 @@ class Client:
         """Apply what needs no restart."""
         return await self._operate("POST", "/v1/postgres/reload", None, wait_seconds)
 
+    async def checkpoint(self, *, wait_seconds: float = 0) -> Operation:
+        """Have the server make a checkpoint."""
+        return await self._operate("POST", "/v1/postgres/checkpoint", None, wait_seconds)
+
+    async def fence(self, *, mode: StopMode | None = None, wait_seconds: float = 0) -> Operation:
+        """Stop postgres and keep it stopped, over restarts of the manager too."""
+        body = StopRequest(mode=mode)
+        return await self._operate("POST", "/v1/postgres/fence", body, wait_seconds)
+
+    async def unfence(self, *, wait_seconds: float = 0) -> Operation:
+        """Start postgres again where it was fenced."""
+        return await self._operate("POST", "/v1/postgres/unfence", None, wait_seconds)
+
     async def probe(
         self, name: str, *, check: str | None = None, exclude: Iterable[str] = ()
     ) -> ProbeReport:

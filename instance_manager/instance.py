@@ -20,11 +20,11 @@ from instance_manager.extensions.models import Composed, ExtensionsReport
 from instance_manager.health.verdicts import Facts
 from instance_manager.postgres import process
 from instance_manager.supervision.shutdown import Ladder, Rung
-from instance_manager.supervision.states import Event, State, phase_of
-from instance_manager.supervision.supervisor import Policy
+from instance_manager.supervision.states import Desired, Event, State, phase_of
+from instance_manager.supervision.work import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from datetime import datetime
 
     from instance_manager.api import models
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from instance_manager.observability.events import Events
     from instance_manager.observability.metrics import Measurements, MetricFacts
     from instance_manager.settings.models import Settings
+    from instance_manager.shutdown import Shutdown
     from instance_manager.startup import Startup
     from instance_manager.status import Conditions
     from instance_manager.supervision.children import Children
@@ -90,6 +91,7 @@ class Rooms:
     children: Children
     storage: Storage
     sink: Sink
+    shutdown: Shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class Instance:
             lag=observer.lag,
             maximum_lag_bytes=settings.health.maximum_lag_bytes,
             period_seconds=settings.health.period_seconds,
-            stopping=supervisor.rung is not None,
+            stopping=supervisor.stop is not None,
         )
 
     def _progress_at(self) -> float | None:
@@ -204,6 +206,7 @@ class Instance:
             ),
             phase=phase_of(supervisor.state),
             desired=supervisor.desired,
+            stopping=status.stopping_of(supervisor),
             failure=status.failure_of(status.in_phase_failed(supervisor)),
             postgres=status.postgres_of(supervisor, startup, self._rooms.observer),
             configuration=status.configuration_of(startup, self._rooms.observer),
@@ -248,10 +251,45 @@ class Instance:
         """Stop postgres and keep it stopped."""
         supervisor = self._rooms.supervisor
         supervisor.request(Event.STOP_REQUESTED, Rung(mode) if mode else None)
-        progress.report("stopping", f"asked postgres to stop: {mode or supervisor.rung}")
-        reached = await supervisor.until({State.STOPPED, State.FENCED, State.LEAVING, State.GONE})
-        if reached is not State.STOPPED:
-            raise ConflictError(f"cannot stop postgres: the instance is {phase_of(reached)}")
+        # A fenced server is stopped, too.
+        await self._until_stopped({State.STOPPED, State.FENCED}, progress)
+
+    async def fence(self, mode: StopMode | None, progress: Progress) -> None:
+        """Stop postgres and keep it stopped, over restarts of the manager and the container."""
+        supervisor = self._rooms.supervisor
+        # The stop first: it must not wait for a disk that may be the reason for the fence.
+        supervisor.request(Event.FENCE_REQUESTED, Rung(mode) if mode else None)
+        await self._rooms.startup.raise_fence()
+        await self._until_stopped({State.FENCED}, progress)
+
+    async def unfence(self, progress: Progress) -> None:
+        """Take the fence away, and start postgres where it was fenced."""
+        supervisor = self._rooms.supervisor
+        await self._rooms.startup.remove_fence()
+        if supervisor.desired is Desired.FENCED:
+            supervisor.request(Event.UNFENCE_REQUESTED)
+            await self._until_started(progress)
+
+    async def checkpoint(self, progress: Progress) -> None:
+        """Have the server make a checkpoint."""
+        state = self._rooms.supervisor.state
+        if state is not State.RUNNING:
+            raise ConflictError(
+                f"cannot make a checkpoint: the instance is {phase_of(state)}",
+                hint="start postgres first",
+            )
+        progress.report("checkpoint", "waiting for the server")
+        await self._rooms.shutdown.checkpoint()
+
+    async def _until_stopped(self, wanted: Collection[State], progress: Progress) -> None:
+        supervisor = self._rooms.supervisor
+        while (state := supervisor.state) not in _NOT_STARTED:
+            stop = supervisor.stop
+            message = f"{stop.rung}: {stop.awaited}" if stop and stop.awaited else ""
+            progress.report(str(state), message or (str(stop.rung) if stop else ""))
+            await supervisor.changed()
+        if state not in wanted:
+            raise ConflictError(f"cannot stop postgres: the instance is {phase_of(state)}")
 
     async def restart(self, mode: StopMode | None, progress: Progress) -> None:
         """Stop postgres, and start it again."""

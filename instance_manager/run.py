@@ -33,7 +33,8 @@ from instance_manager.observability.log_pipe import PostgresLog
 from instance_manager.observability.metrics import Measurements
 from instance_manager.postgres.connection import Answer
 from instance_manager.settings.secrets import read_secret
-from instance_manager.startup import Startup
+from instance_manager.shutdown import Shutdown
+from instance_manager.startup import Journal, Startup
 from instance_manager.supervision.children import Children
 from instance_manager.supervision.operations import Kind, Operations
 from instance_manager.supervision.restart import RestartBudget
@@ -100,7 +101,11 @@ class _Manager:
     async def run(self) -> int:
         """Supervise and serve; return the exit code."""
         place, settings = self.surroundings.place, self.surroundings.settings
-        measurements = Measurements()
+        records = Records(
+            operations=Operations(now=_now, new_id=lambda: uuid.uuid4().hex),
+            events=Events(now=_now),
+            measurements=Measurements(),
+        )
         observer = Observer(
             Target(
                 settings.postgres.socket_directory,
@@ -118,35 +123,39 @@ class _Manager:
                 observer,
                 postgres_log,
                 clock=time.monotonic,
-                on_step=measurements.startup_steps.observe,
+                journal=Journal(records.measurements.startup_steps.observe, records.events.record),
             )
+            shutdown = Shutdown(startup, observer, postgres_log)
             with contextlib.closing(startup):
-                supervisor = self._supervisor(startup)
-                rooms = Rooms(startup, supervisor, observer, children, _storage(place), self.sink)
-                return await self._live(rooms, measurements)
+                rooms = Rooms(
+                    startup=startup,
+                    supervisor=self._supervisor(startup, shutdown),
+                    observer=observer,
+                    children=children,
+                    storage=_storage(place),
+                    sink=self.sink,
+                    shutdown=shutdown,
+                )
+                return await self._live(rooms, records)
 
-    def _supervisor(self, startup: Startup) -> Supervisor:
+    def _supervisor(self, startup: Startup, shutdown: Shutdown) -> Supervisor:
         settings = self.surroundings.settings
         return Supervisor(
             startup,
+            shutdown,
             policy_of(settings),
             RestartBudget(settings.restart.maximum, settings.restart.window_seconds),
             clock=time.monotonic,
             chance=random.random,
         )
 
-    async def _live(self, rooms: Rooms, measurements: Measurements) -> int:
-        now = _now
+    async def _live(self, rooms: Rooms, records: Records) -> int:
         instance = Instance(
-            Identity(self.surroundings.name, str(uuid.uuid4()), now()),
+            Identity(self.surroundings.name, str(uuid.uuid4()), _now()),
             rooms,
-            Records(
-                operations=Operations(now=now, new_id=lambda: uuid.uuid4().hex),
-                events=Events(now=now),
-                measurements=measurements,
-            ),
+            records,
             clock=time.monotonic,
-            now=now,
+            now=_now,
         )
         supervisor = rooms.supervisor
         supervisor.on_change = _Changes(rooms, instance).follow
@@ -328,7 +337,8 @@ def _leave(supervisor: Supervisor, rung: Rung | None) -> None:
     if rung is None and supervisor.state is State.LEAVING:
         supervisor.escalate()
     else:
-        supervisor.request(Event.LEAVE_REQUESTED, rung)
+        # Who sends INT or QUIT wants no checkpoint first.
+        supervisor.request(Event.LEAVE_REQUESTED, rung, at_once=rung is not None)
 
 
 def write_termination_log(error: InstanceManagerError) -> None:

@@ -6,13 +6,13 @@ that probes are answered whatever the volumes do. This is the supervisor's :clas
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.configuration import parameters
 from instance_manager.errors import (
     DataDirectoryError,
+    DataDirectoryInUseError,
     InstanceManagerError,
     PreflightError,
     Problem,
@@ -29,6 +29,7 @@ from instance_manager.postgres import (
     bootstrap,
     control_data,
     data_directory,
+    fencing,
     leftovers,
     marker,
     pid_file,
@@ -56,8 +57,16 @@ if TYPE_CHECKING:
     from instance_manager.surroundings import Surroundings
 
 _log: Final = get_logger()
-_CONTROL_DATA_SECONDS: Final = 10.0
 _EVENTS: Final = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}
+
+
+class Journal(NamedTuple):
+    """Who is told what happens in a start."""
+
+    on_step: Callable[[str, float], None]
+    """A step's name and its seconds."""
+    on_event: Callable[[str, str], object]
+    """An event's reason and its message."""
 
 
 class Startup:
@@ -71,7 +80,7 @@ class Startup:
         log: PostgresLog,
         *,
         clock: Callable[[], float],
-        on_step: Callable[[str, float], None],
+        journal: Journal,
     ) -> None:
         self.settings = surroundings.settings
         self.place = surroundings.place
@@ -86,7 +95,7 @@ class Startup:
         self._observer = observer
         self._log = log
         self._clock = clock
-        self._on_step = on_step
+        self._journal = journal
         self._ends = ExitStack()
         self._lock: int | None = None
         self._files_turn = Serial()
@@ -108,7 +117,7 @@ class Startup:
         return data_directory.OurFiles(self.place.data_directory)
 
     async def prepare(self) -> Event:
-        """Check and write all that a start needs.
+        """Check and write all that a start needs: nothing, where the instance is fenced.
 
         Raises:
             InstanceManagerError: it can't start, and why.
@@ -128,6 +137,8 @@ class Startup:
             )
         with self._timed("lock"):
             await self._files_turn.run("lock", self._take_lock)
+            if await self._files_turn.run("fence", self._is_fenced):
+                return Event.FENCE_FOUND
         await self.look_at_volumes()
         with self._timed("data directory"):
             if await self._files_turn.run("data directory", self._is_empty):
@@ -223,17 +234,58 @@ class Startup:
         """Ask the postmaster whether it accepts connections."""
         return _EVENTS.get(await self._observer.ask())
 
-    async def left_clean(self) -> bool:
-        """Whether the next start needs no recovery; true where there never was a cluster."""
+    async def is_cause_gone(self, failure: InstanceManagerError) -> bool:
+        """Whether a start may succeed that failed for want of the lock, or of space."""
         try:
-            async with asyncio.timeout(_CONTROL_DATA_SECONDS):
-                return await in_thread("control data", self._is_clean)
-        except (TimeoutError, OSError, InstanceManagerError):
+            if isinstance(failure, DataDirectoryInUseError):
+                await self._files_turn.run("lock", self._take_lock)
+        except (OSError, InstanceManagerError):
             return False
+        return True
 
-    def last_words(self) -> str:
-        """Return what the postmaster said last of itself."""
-        return self._log.last_failure()
+    async def raise_fence(self) -> None:
+        """Keep postgres stopped over restarts of the manager too.
+
+        Raises:
+            DataDirectoryError: the fence can't be kept.
+        """
+        await self._change_fence(
+            "raise", lambda: fencing.raise_fence(self.files, self._surroundings.name)
+        )
+
+    async def remove_fence(self) -> None:
+        """Let the next start go on.
+
+        Raises:
+            DataDirectoryError: the fence can't be taken away.
+        """
+        await self._change_fence("remove", lambda: fencing.remove_fence(self.files))
+
+    async def _change_fence(self, verb: str, change: Callable[[], None]) -> None:
+        if self._lock is None:
+            raise DataDirectoryError(
+                f"cannot {verb} the fence: the data directory is not ours to write",
+                hint="it holds for as long as this manager lives",
+            )
+        try:
+            await self._files_turn.run("fence", change)
+        except OSError as error:
+            raise DataDirectoryError(
+                f"cannot {verb} the fence {str(self.files.fence)!r}: {error.strerror}",
+                hint="the data directory must be writable",
+            ) from error
+
+    def _is_fenced(self) -> bool:
+        match fencing.look(self.files, self._surroundings.name):
+            case fencing.Verdict.OPEN:
+                return False
+            case fencing.Verdict.FENCED:
+                return True
+            case fencing.Verdict.COPIED:
+                self._journal.on_event(
+                    "FenceIgnored", "a fence that came with a copy was taken away"
+                )
+                return False
 
     def _progress(self, step: str) -> None:
         self.step, self.step_at = step, self._clock()
@@ -246,7 +298,7 @@ class Startup:
         try:
             yield
         finally:
-            self._on_step(step, self._clock() - began)
+            self._journal.on_step(step, self._clock() - began)
 
     def _take_lock(self) -> None:
         directory = self.place.data_directory
@@ -281,11 +333,10 @@ class Startup:
         control_data.read(directory)
         return False
 
-    def _is_clean(self) -> bool:
-        if not data_directory.has_cluster(self.place.data_directory):
-            # Unless there was one: then somebody took it away.
-            return not self._has_run
-        return control_data.read(self.place.data_directory).is_clean
+    @property
+    def has_run(self) -> bool:
+        """Whether a postmaster was spawned by this manager."""
+        return self._has_run
 
     @property
     def names_of_ours(self) -> frozenset[str]:

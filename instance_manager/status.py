@@ -136,6 +136,16 @@ def postgres_of(
     )
 
 
+def stopping_of(supervisor: Supervisor) -> models.Stopping | None:
+    """Return how far a stop is; None while none is under way."""
+    stop = supervisor.stop
+    if stop is None:
+        return None
+    return models.Stopping(
+        mode=stop.rung, seconds=round(stop.seconds, 1), waiting_for=stop.awaited
+    )
+
+
 def _role(facts: ServerFacts | None) -> Literal["primary", "standby"] | None:
     if facts is None:
         return None
@@ -159,6 +169,7 @@ def _last_exit(supervisor: Supervisor) -> models.LastExit | None:
         exit_code=last.status.code if last.status else None,
         signal=last.status.signal_name if last.status else None,
         expected=last.expected,
+        cause=last.cause,
         message=last.message,
     )
 

@@ -72,3 +72,15 @@ class Instance(Protocol):
     async def reload(self, progress: Progress) -> None:
         """Apply what needs no restart, and wait until the server has loaded it."""
         ...
+
+    async def checkpoint(self, progress: Progress) -> None:
+        """Have the server make a checkpoint, and wait for it."""
+        ...
+
+    async def fence(self, mode: StopMode | None, progress: Progress) -> None:
+        """Stop postgres as :meth:`stop` does; it stays so over restarts of the manager."""
+        ...
+
+    async def unfence(self, progress: Progress) -> None:
+        """Take the fence away, then start postgres as :meth:`start` does."""
+        ...

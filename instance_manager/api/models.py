@@ -14,8 +14,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from instance_manager.extensions.models import PendingAction
 from instance_manager.observability.events import EventType
+from instance_manager.supervision.endings import Cause
 from instance_manager.supervision.operations import OperationState
-from instance_manager.supervision.shutdown import StopMode
+from instance_manager.supervision.shutdown import Rung, StopMode
 from instance_manager.supervision.states import Desired, Phase
 
 
@@ -132,6 +133,15 @@ class PhaseFailure(Document):
     hint: str = ""
 
 
+class Stopping(Document):
+    """A stop under way: how hard it is by now, for how long, and what postgres waits for."""
+
+    mode: Rung
+    seconds: float
+    waiting_for: str = ""
+    """For people, such as "waiting for 3 sessions"; empty where it isn't known."""
+
+
 class WalPositions(Document):
     """LSNs: *current* of a primary, *received* and *replayed* of a standby."""
 
@@ -149,6 +159,7 @@ class LastExit(Document):
     """Such as ``SIGKILL``."""
     expected: bool
     """Whether it was asked to end."""
+    cause: Cause
     message: str = ""
     """The postmaster's own last words."""
 
@@ -226,6 +237,7 @@ class Status(Document):
     instance: InstanceIdentity
     phase: Phase
     desired: Desired
+    stopping: Stopping | None = None
     failure: PhaseFailure | None = None
     postgres: PostgresStatus
     configuration: ConfigurationStatus = ConfigurationStatus()

@@ -48,6 +48,26 @@ async def reload(request: web.Request) -> web.Response:
     return await _begin(request, Kind.RELOAD, action, exclusive=False)
 
 
+async def checkpoint(request: web.Request) -> web.Response:
+    """Begin a checkpoint; other operations don't hinder it."""
+    await documents.read(request, EmptyRequest)
+    action = documents.instance_of(request).checkpoint
+    return await _begin(request, Kind.CHECKPOINT, action, exclusive=False)
+
+
+async def fence(request: web.Request) -> web.Response:
+    """Begin to stop postgres and to keep it so; takes over from a start or a restart."""
+    mode = (await documents.read(request, StopRequest)).mode
+    instance = documents.instance_of(request)
+    return await _begin(request, Kind.FENCE, lambda progress: instance.fence(mode, progress))
+
+
+async def unfence(request: web.Request) -> web.Response:
+    """Begin to start postgres where it was fenced."""
+    await documents.read(request, EmptyRequest)
+    return await _begin(request, Kind.UNFENCE, documents.instance_of(request).unfence)
+
+
 async def _begin(
     request: web.Request,
     kind: Kind,

@@ -1,4 +1,4 @@
-"""``start``, ``stop``, ``restart``, ``reload``: the control API from a shell.
+"""``start``, ``stop``, ``fence`` and the like: the control API from a shell.
 
 Waits until the operation has finished and says what it does meanwhile. Exit code 0 where it
 succeeded, 9 where another operation is in the way, else 1.
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 _ASK_SECONDS: Final = 1.0
 """How often progress is shown."""
+_PLAIN: Final = {
+    "start": Client.start,
+    "reload": Client.reload,
+    "checkpoint": Client.checkpoint,
+    "unfence": Client.unfence,
+}
+_WITH_MODE: Final = {"stop": Client.stop, "restart": Client.restart, "fence": Client.fence}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,15 +55,11 @@ async def _operate(options: argparse.Namespace) -> Operation:
 
 
 async def _begin(client: Client, options: argparse.Namespace) -> Operation:
-    match options.command:
-        case "start":
-            return await client.start(wait_seconds=_ASK_SECONDS)
-        case "stop":
-            return await client.stop(mode=options.mode, wait_seconds=_ASK_SECONDS)
-        case "restart":
-            return await client.restart(mode=options.mode, wait_seconds=_ASK_SECONDS)
-        case _:
-            return await client.reload(wait_seconds=_ASK_SECONDS)
+    if options.command in _WITH_MODE:
+        return await _WITH_MODE[options.command](
+            client, mode=options.mode, wait_seconds=_ASK_SECONDS
+        )
+    return await _PLAIN[options.command](client, wait_seconds=_ASK_SECONDS)
 
 
 def _show_progress(operation: Operation, shown: str) -> str:

@@ -37,6 +37,9 @@ SELECT current_setting('server_version'),
        pg_last_wal_receive_lsn()::text,
        pg_last_wal_replay_lsn()::text,
        coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8,
+       CASE WHEN pg_is_in_recovery() THEN 0 ELSE
+           (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), redo_lsn) FROM pg_control_checkpoint())
+       END::int8,
        current_setting('instance_manager.config_sha256', true),
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int,
        current_setting('max_connections')::int,
@@ -68,6 +71,8 @@ class ServerFacts:
     received_lsn: str | None
     replayed_lsn: str | None
     lag_bytes: int
+    since_checkpoint_bytes: int
+    """How much a primary has written since its last checkpoint began; 0 for a standby."""
     configuration_sha256: str | None
     connections: int
     connections_limit: int
@@ -115,7 +120,7 @@ class Observer:
         self.facts: ServerFacts | None = None
         self.lag: Lag | None = None
         self.pending: tuple[PendingValue, ...] = ()
-        self._target = target
+        self.target = target
         self._clock = clock
         self._period = period_seconds
         self.needs_query = needs_query
@@ -128,9 +133,9 @@ class Observer:
     async def ask(self) -> Answer:
         """Ask the postmaster once and remember its answer."""
         answer = await ask(
-            self._target.socket,
+            self.target.socket,
             deadline_seconds=max(self._period, 1.0),
-            user=self._target.user,
+            user=self.target.user,
         )
         self._remember(answer is Answer.ACCEPTS, f"the postmaster is {answer}")
         return answer
@@ -207,9 +212,9 @@ class Observer:
     async def _connected(self) -> AsyncConnection[tuple[Any, ...]]:
         if self._connection is None or self._connection.closed:
             self._connection = await connect(
-                self._target.socket_directory,
-                self._target.port,
-                self._target.user,
+                self.target.socket_directory,
+                self.target.port,
+                self.target.user,
                 deadline_seconds=_DEADLINE_SECONDS,
             )
         return self._connection

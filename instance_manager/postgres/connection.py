@@ -118,3 +118,15 @@ async def connect(
         " -c datestyle=ISO -c intervalstyle=postgres -c client_encoding=UTF8",
         passfile="/nonexistent",
     )
+
+
+async def checkpoint(socket_directory: Path, port: int, user: str) -> None:
+    """Have the server write all that a crash recovery would have to repeat; no deadline.
+
+    Raises:
+        psycopg.Error: the server refuses, or goes away.
+    """
+    connection = await connect(socket_directory, port, user)
+    async with connection:
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute("CHECKPOINT")

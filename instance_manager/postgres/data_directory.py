@@ -65,6 +65,11 @@ class OurFiles:
         return self.directory / "instance.json"
 
     @property
+    def fence(self) -> Path:
+        """There while postgres is to be kept stopped."""
+        return self.directory / "fence.json"
+
+    @property
     def marker(self) -> Path:
         """There while a new cluster is being made."""
         return self.directory / "bootstrap.json"

@@ -32,7 +32,9 @@ class Kind(StrEnum):
     STOP = "stop"
     RESTART = "restart"
     RELOAD = "reload"
+    CHECKPOINT = "checkpoint"
     FENCE = "fence"
+    UNFENCE = "unfence"
 
 
 class OperationState(StrEnum):
@@ -45,7 +47,7 @@ class OperationState(StrEnum):
     CANCELLED = "cancelled"
 
 
-_CANCELLABLE: Final = frozenset({Kind.START, Kind.RESTART})
+_CANCELLABLE: Final = frozenset({Kind.START, Kind.RESTART, Kind.UNFENCE, Kind.CHECKPOINT})
 """A signal to stop can't be called back; waiting for a start can be given up at any time."""
 _TAKES_THE_SLOT: Final = frozenset({Kind.STOP, Kind.FENCE})
 _FINISHED: Final = frozenset(

@@ -32,11 +32,14 @@ class RestartBudget:
     def delay_seconds(self, now: float, chance: float) -> float:
         """Return how long to wait before the next restart.
 
-        The first one within the window comes soon, each later one after twice the delay. *chance*
-        is between 0 and 1, and spreads instances that fail together.
+        The first one within the window comes at once: clients wait for it. Each later one waits
+        twice as long as the one before. *chance* is between 0 and 1, and spreads instances that
+        fail together.
         """
-        doubled = FIRST_DELAY_SECONDS * 2.0 ** len(self._recent(now))
-        delay = min(doubled, LONGEST_DELAY_SECONDS)
+        recent = len(self._recent(now))
+        if recent == 0:
+            return 0.0
+        delay = min(FIRST_DELAY_SECONDS * 2.0 ** (recent - 1), LONGEST_DELAY_SECONDS)
         return delay * (1 + _JITTER_SHARE * chance)
 
     def _recent(self, now: float) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ the manual, "Shutting Down the Server".
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -35,6 +35,10 @@ SIGNALS: Final = {
 }
 
 
+_KILL_AGAIN_SECONDS: Final = 5.0
+"""Between two tries of SIGKILL: a process that waits for a disk dies when the disk answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """Seconds that each rung may take before the next one; SIGKILL has no limit."""
@@ -57,8 +61,29 @@ class Ladder:
         """Return where a stop without a mode begins: the first rung that has any time."""
         return next((rung for rung in ORDER if self.seconds_of(rung) > 0), Rung.FAST)
 
+    def beginning_with(self, rung: Rung) -> Ladder:
+        """Return the ladder of a stop that begins with *rung*.
+
+        A smart stop that is asked for by name, where the settings give it no time of its own, gets
+        that of a fast one before that one begins.
+        """
+        if rung is Rung.SMART and not self.smart_seconds:
+            return replace(self, smart_seconds=self.fast_seconds)
+        return self
+
+    def time_left(self, rung: Rung, elapsed_seconds: float) -> float:
+        """Return how long *rung* may last from now, *elapsed_seconds* after the stop began.
+
+        Each rung has its own time, and ends no later than it would had all before it taken theirs:
+        what a checkpoint, or an earlier rung, took is not taken from those that follow.
+        """
+        if rung is Rung.KILL:
+            return _KILL_AGAIN_SECONDS
+        end = sum(self.seconds_of(one) for one in ORDER[: ORDER.index(rung) + 1])
+        return max(0.0, min(self.seconds_of(rung), end - elapsed_seconds))
+
     def seconds_of(self, rung: Rung) -> float:
-        """Return the time of one rung; 0 for SIGKILL, which needs none."""
+        """Return the time that the settings give to one rung; 0 for SIGKILL, which needs none."""
         match rung:
             case Rung.SMART:
                 return self.smart_seconds

@@ -45,6 +45,8 @@ class State(StrEnum):
     """Stopped and kept so, over a restart of the manager too."""
     FAILED = "failed"
     """Can't go on; the cause is served."""
+    ABANDONING = "abandoning"
+    """Stopping because the data directory is lost; on the way to ``FAILED``."""
     LEAVING = "leaving"
     """Stopping in order to end the manager."""
     GONE = "gone"
@@ -62,11 +64,13 @@ class Event(StrEnum):
     LEAVE_REQUESTED = "leave requested"
     DIRECTORY_EMPTY = "directory empty"
     INITIALIZED = "initialized"
+    FENCE_FOUND = "fence found"
     PREPARED = "prepared"
     REFUSED = "refused"
     RECOVERY_SEEN = "recovery seen"
     ACCEPTED = "accepted"
     EXITED = "exited"
+    DIRECTORY_LOST = "directory lost"
     BACKOFF_ELAPSED = "backoff elapsed"
     CAUSE_GONE = "cause gone"
 
@@ -98,6 +102,7 @@ _REQUESTS_WHILE_ALIVE: Final = {
     Event.RESTART_REQUESTED: State.RESTARTING,
     Event.FENCE_REQUESTED: State.FENCING,
     Event.LEAVE_REQUESTED: State.LEAVING,
+    Event.DIRECTORY_LOST: State.ABANDONING,
 }
 """With a postmaster that lives, these need it to be stopped first."""
 
@@ -118,6 +123,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
         State.PREPARING: _REQUESTS_WITHOUT
         | {
             Event.DIRECTORY_EMPTY: State.INITIALIZING,
+            Event.FENCE_FOUND: State.FENCED,
             Event.PREPARED: State.STARTING,
             Event.REFUSED: State.FAILED,
         },
@@ -140,6 +146,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
         },
         State.FENCING: {
             Event.EXITED: State.FENCED,
+            Event.UNFENCE_REQUESTED: State.RESTARTING,
             Event.LEAVE_REQUESTED: State.LEAVING,
         },
         State.RESTARTING: {
@@ -158,28 +165,38 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
             Event.LEAVE_REQUESTED: State.LEAVING,
         },
         State.FAILED: _REQUESTS_WITHOUT | _START | {Event.CAUSE_GONE: State.PREPARING},
+        State.ABANDONING: {
+            Event.EXITED: State.FAILED,
+            Event.STOP_REQUESTED: State.STOPPING,
+            Event.FENCE_REQUESTED: State.FENCING,
+            Event.LEAVE_REQUESTED: State.LEAVING,
+        },
         State.LEAVING: {Event.EXITED: State.GONE},
         State.GONE: {},
     }
 )
 
-_LATE_OBSERVATIONS: Final = frozenset({Event.RECOVERY_SEEN, Event.ACCEPTED})
-"""The observer may speak of a server that is already being stopped, or gone."""
+_LATE_OBSERVATIONS: Final = frozenset({Event.RECOVERY_SEEN, Event.ACCEPTED, Event.DIRECTORY_LOST})
+"""The observers may speak of a server that is already being stopped, or gone."""
+
+_NOT_FENCED: Final = frozenset({Event.UNFENCE_REQUESTED})
+"""Where nothing is fenced, there is nothing to do: what is asked for holds."""
 
 IGNORED: Final[Mapping[State, frozenset[Event]]] = MappingProxyType(
     {
-        State.PREPARING: _LATE_OBSERVATIONS | {Event.START_REQUESTED, Event.RESTART_REQUESTED},
-        State.INITIALIZING: _LATE_OBSERVATIONS | {Event.START_REQUESTED, Event.RESTART_REQUESTED},
-        State.STARTING: frozenset({Event.START_REQUESTED}),
-        State.RECOVERING: frozenset({Event.START_REQUESTED, Event.RECOVERY_SEEN}),
-        State.RUNNING: frozenset({Event.START_REQUESTED, Event.ACCEPTED}),
-        State.STOPPING: _LATE_OBSERVATIONS | {Event.STOP_REQUESTED},
-        State.FENCING: _LATE_OBSERVATIONS | {Event.FENCE_REQUESTED},
-        State.RESTARTING: _LATE_OBSERVATIONS | {Event.RESTART_REQUESTED},
-        State.BACKOFF: _LATE_OBSERVATIONS,
-        State.STOPPED: _LATE_OBSERVATIONS | {Event.STOP_REQUESTED},
-        State.FENCED: _LATE_OBSERVATIONS | {Event.FENCE_REQUESTED},
-        State.FAILED: _LATE_OBSERVATIONS,
+        State.PREPARING: _LATE_OBSERVATIONS | _NOT_FENCED | frozenset(_START),
+        State.INITIALIZING: _LATE_OBSERVATIONS | _NOT_FENCED | frozenset(_START),
+        State.STARTING: _NOT_FENCED | {Event.START_REQUESTED},
+        State.RECOVERING: _NOT_FENCED | {Event.START_REQUESTED, Event.RECOVERY_SEEN},
+        State.RUNNING: _NOT_FENCED | {Event.START_REQUESTED, Event.ACCEPTED},
+        State.STOPPING: _LATE_OBSERVATIONS | _NOT_FENCED | {Event.STOP_REQUESTED},
+        State.FENCING: _LATE_OBSERVATIONS | {Event.FENCE_REQUESTED, Event.STOP_REQUESTED},
+        State.RESTARTING: _LATE_OBSERVATIONS | _NOT_FENCED | frozenset(_START),
+        State.BACKOFF: _LATE_OBSERVATIONS | _NOT_FENCED,
+        State.STOPPED: _LATE_OBSERVATIONS | _NOT_FENCED | {Event.STOP_REQUESTED},
+        State.FENCED: _LATE_OBSERVATIONS | {Event.FENCE_REQUESTED, Event.STOP_REQUESTED},
+        State.FAILED: _LATE_OBSERVATIONS | _NOT_FENCED,
+        State.ABANDONING: _LATE_OBSERVATIONS | _NOT_FENCED,
         # Leaving is final: whoever asks for something else is too late, and nothing is lost by it.
         State.LEAVING: frozenset(Event) - {Event.EXITED},
         State.GONE: frozenset(Event),
@@ -200,6 +217,7 @@ _PHASES: Final[Mapping[State, Phase]] = MappingProxyType(
         State.STOPPED: Phase.STOPPED,
         State.FENCED: Phase.FENCED,
         State.FAILED: Phase.FAILED,
+        State.ABANDONING: Phase.STOPPING,
         State.LEAVING: Phase.STOPPING,
         State.GONE: Phase.STOPPED,
     }

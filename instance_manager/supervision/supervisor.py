@@ -2,8 +2,8 @@
 
 Transitions are synchronous and come from the table alone; each state has at most one activity, a
 task that is cancelled when the state is left and has ended before the next activity begins. What
-an activity needs done to files, volumes and processes is a :class:`Work`, made by the composition
-root, so that this room knows no other.
+an activity needs done to files, volumes and processes is :mod:`~instance_manager.supervision.work`
+of others, given by the composition root, so that this room knows no other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import (
     ConflictError,
@@ -24,7 +24,8 @@ from instance_manager.errors import (
     StartError,
 )
 from instance_manager.log import get_logger
-from instance_manager.supervision.shutdown import SIGNALS, Ladder, Rung, harder, next_rung
+from instance_manager.supervision.endings import Cause
+from instance_manager.supervision.shutdown import SIGNALS, Rung
 from instance_manager.supervision.states import (
     Desired,
     Event,
@@ -33,72 +34,21 @@ from instance_manager.supervision.states import (
     next_state,
     phase_of,
 )
+from instance_manager.supervision.stopping import Stop
+from instance_manager.supervision.work import LastExit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
-    from instance_manager.supervision.children import Child, ExitStatus
+    from instance_manager.supervision.children import Child
     from instance_manager.supervision.restart import RestartBudget
+    from instance_manager.supervision.work import Policy, StartWork, StopWork
 
 _log: Final = get_logger()
 _FIRST_POLL_SECONDS: Final = 0.01
 _LONGEST_POLL_SECONDS: Final = 0.5
 _POLL_GROWTH: Final = 1.2
 _RETRY_SECONDS: Final = 5.0
-_KILL_POLL_SECONDS: Final = 5.0
-
-
-class Work(Protocol):
-    """What the supervisor has done by others."""
-
-    async def prepare(self) -> Event:
-        """Check and write all that a start needs: ``PREPARED``, or ``DIRECTORY_EMPTY``."""
-        ...
-
-    async def initialize(self) -> None:
-        """Make a new cluster."""
-        ...
-
-    def spawn(self) -> Child:
-        """Start the postmaster."""
-        ...
-
-    async def ask(self) -> Event | None:
-        """Ask the postmaster: ``ACCEPTED``, ``RECOVERY_SEEN``, or nothing to be told."""
-        ...
-
-    async def left_clean(self) -> bool:
-        """Whether the data directory needs no recovery at the next start."""
-        ...
-
-    def last_words(self) -> str:
-        """Return what the postmaster said last of itself."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The part of the settings that the supervisor goes by."""
-
-    ladder: Ladder
-    stay_when_failed: bool
-    restart_when_ended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LastExit:
-    """How the postmaster ended; *status* is None where it could not even be spawned."""
-
-    at: datetime
-    status: ExitStatus | None
-    expected: bool
-    """Whether it was asked to end."""
-    message: str
-    """Its own last words."""
-
-    def __str__(self) -> str:
-        how = f"it ended with {self.status}" if self.status else "it was not started"
-        return f"{how}: {self.message}" if self.message else how
 
 
 class Supervisor:
@@ -109,7 +59,8 @@ class Supervisor:
 
     def __init__(
         self,
-        work: Work,
+        starting: StartWork,
+        stopping: StopWork,
         policy: Policy,
         budget: RestartBudget,
         *,
@@ -125,25 +76,26 @@ class Supervisor:
         self.first_start_is_over = False
         self.was_running = False
         self.on_change: Callable[[State], None] = lambda state: None
-        self._work = work
+        self._starting = starting
+        self._stopping = stopping
         self.policy = policy
         self.budget = budget
         self._clock = clock
         self._chance = chance
-        self._rung: Rung | None = None
-        self._stop_began = 0.0
-        self._harder = asyncio.Event()
+        self.stop: Stop | None = None
+        self._asked = _Asked()
         self._changed = asyncio.Event()
         self._activity: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._activities: dict[State, Callable[[], Awaitable[Event | None]]] = {
-            State.PREPARING: work.prepare,
+            State.PREPARING: starting.prepare,
             State.INITIALIZING: self._initialize,
             State.STARTING: self._start,
             State.RECOVERING: self._await_acceptance,
             State.STOPPING: self._descend,
             State.FENCING: self._descend,
             State.RESTARTING: self._descend,
+            State.ABANDONING: self._descend,
             State.LEAVING: self._descend,
             State.BACKOFF: self._back_off,
             State.FAILED: self._stay_failed,
@@ -155,10 +107,15 @@ class Supervisor:
         await self.until({State.GONE})
         if self.failure is not None:
             return self.failure.exit_code
-        return Exit.DONE if await self._work.left_clean() else Exit.UNCLEAN
+        return Exit.DONE if await self._stopping.left_clean() else Exit.UNCLEAN
 
-    def request(self, event: Event, rung: Rung | None = None) -> None:
-        """Take a request from outside; *rung* says how hard a stop that it needs begins.
+    def request(self, event: Event, rung: Rung | None = None, *, at_once: bool = False) -> None:
+        """Take a request from outside.
+
+        Args:
+            event: what is asked for.
+            rung: how hard a stop that it needs begins; the settings say so by default.
+            at_once: whether that stop does without a checkpoint before it.
 
         Raises:
             ConflictError: it makes no sense in the present state.
@@ -167,21 +124,29 @@ class Supervisor:
             raise ConflictError(
                 f"cannot carry out {str(event).removesuffix(' requested')!r}: the instance is"
                 f" {phase_of(self.state)}",
-                hint="wait until it is over, or see the status",
+                hint=_WAYS_OUT.get(self.state, "wait until it is over, or see the status"),
             )
-        self.desired = _DESIRED.get(event, self.desired)
         if event in _STOP_REQUESTS:
-            asked = rung or self.policy.ladder.first_rung()
-            before, self._rung = self._rung, harder(self._rung or asked, asked)
-            if self._rung is not before:
-                self._harder.set()
+            if self.stop is not None:
+                self.stop.harden(rung or self.policy.ladder.first_rung())
+            self._asked = _Asked(rung, at_once)
+        if next_state(self.state, event) is not self.state:
+            self.desired = _DESIRED.get(event, self.desired)
         self.handle(event)
 
     def escalate(self) -> None:
         """Go one rung down the stop ladder, if a stop is under way."""
-        if self._rung is not None:
-            self._rung = next_rung(self._rung)
-            self._harder.set()
+        if self.stop is not None:
+            self.stop.escalate()
+
+    def abandon(self, error: InstanceManagerError) -> None:
+        """Stop a server whose data directory is gone or somebody else's; *error* says which."""
+        if next_state(self.state, Event.DIRECTORY_LOST) is self.state:
+            return
+        self.failure = error
+        _log.error(error.message, code=error.code, hint=error.hint, **error.context)
+        self._asked = _Asked(Rung.IMMEDIATE, at_once=True)
+        self.handle(Event.DIRECTORY_LOST)
 
     def handle(self, event: Event) -> None:
         """Take an event: change the state by the table, and begin what the new one asks for."""
@@ -197,33 +162,44 @@ class Supervisor:
         return self.state
 
     async def changed(self) -> State:
-        """Wait until the state changes and return it."""
+        """Wait until the state changes, or a stop gets on, and return the state."""
         await self._changed.wait()
         return self.state
 
-    @property
-    def rung(self) -> Rung | None:
-        """How hard postgres is being stopped; None while it isn't."""
-        return self._rung if self.state in _STOPPING else None
-
     def _enter(self, state: State) -> None:
-        if state in _STOPPING and self.state not in _STOPPING:
-            self._stop_began = self._clock()
+        if state in _STOPPING:
+            self.stop = self.stop or self._new_stop()
+        else:
+            self.stop, self._asked = None, _Asked()
         self.state = state
         if state in _SETTLED:
             self.first_start_is_over = True
         if state in (State.RUNNING, State.STOPPED, State.FENCED):
             self.was_running = self.was_running or state is State.RUNNING
             self.failure = None
-        if state not in _STOPPING:
-            self._rung = None
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if state is State.FENCED:
+            self.desired = Desired.FENCED
+        self._tell_change()
         self.on_change(state)
         before, activity = self._activity, self._activities.get(state)
         if before is not None and before is not asyncio.current_task():
             before.cancel()
         self._activity = asyncio.create_task(self._perform(activity, before), name=f"{state}")
+
+    def _new_stop(self) -> Stop:
+        """Return the stop that was asked for, of a server in the present state."""
+        return Stop(
+            self.policy.ladder,
+            self._asked.rung,
+            self._stopping,
+            checkpoint_first=self.state is State.RUNNING and not self._asked.at_once,
+            clock=self._clock,
+            on_progress=self._tell_change,
+        )
+
+    def _tell_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _perform(
         self,
@@ -259,14 +235,15 @@ class Supervisor:
             self.postmaster.signal(SIGNALS[Rung.KILL])
 
     async def _initialize(self) -> Event:
-        await self._work.initialize()
+        await self._starting.initialize()
         return Event.INITIALIZED
 
     async def _start(self) -> Event | None:
         try:
-            self.postmaster = self._work.spawn()
+            self.postmaster = self._starting.spawn()
         except StartError as error:
-            self.last_exit = LastExit(datetime.now(UTC), None, False, error.message)
+            now = datetime.now(UTC)
+            self.last_exit = LastExit(now, None, False, Cause.NOT_STARTED, error.message)
             _log.error(error.message, code=error.code, hint=error.hint)
             return Event.EXITED
         self._watch = asyncio.create_task(self._watch_end(self.postmaster), name="postmaster")
@@ -275,7 +252,7 @@ class Supervisor:
     async def _await_acceptance(self) -> Event | None:
         delay = _FIRST_POLL_SECONDS
         while True:
-            event = await self._work.ask()
+            event = await self._starting.ask()
             if event is not None and event in _NEWS[self.state]:
                 return event
             await asyncio.sleep(delay)
@@ -283,34 +260,51 @@ class Supervisor:
 
     async def _watch_end(self, child: Child) -> None:
         status = await child.wait()
-        self.postmaster = None
-        expected = self.state in _STOPPING
-        words = "" if expected else self._work.last_words()
-        self.last_exit = LastExit(datetime.now(UTC), status, expected, words)
-        if expected:
-            _log.info("postgres stopped", status=str(status))
+        stop = self.stop
+        if stop is None:
+            ending = await self._stopping.why_ended(status)
+            self.last_exit = LastExit(
+                datetime.now(UTC), status, False, ending.cause, ending.message
+            )
+            _log.error("postgres ended on its own", status=str(status), cause=str(ending.cause))
         else:
-            _log.error("postgres ended on its own", status=str(status))
+            cause = Cause.CLEAN if status.is_success else Cause.SIGNAL
+            self.last_exit = LastExit(datetime.now(UTC), status, True, cause, "")
+            _log.info("postgres stopped", status=str(status), seconds=round(stop.seconds, 2))
+        if stop is not None and stop.rung is Rung.KILL:
+            await self._stopping.end_leftovers()
+        self.postmaster = None
         self.handle(Event.EXITED)
 
     async def _back_off(self) -> Event:
+        """Wait before the next start; raise where none would help, or none is allowed."""
         now = self._clock()
+        last = self.last_exit
         if not self.policy.restart_when_ended:
             self.failure = self._why_ended()
             _log.error(self.failure.message, code=self.failure.code, hint=self.failure.hint)
             return Event.LEAVE_REQUESTED
+        if last is not None and last.cause.waits_for_space:
+            raise DiskSpaceError(
+                f"cannot keep postgres running: {last}",
+                hint="enlarge the volume, or free space on it: postgres is started again then",
+            )
+        if last is not None and last.cause.is_permanent:
+            raise self._why_ended()
         if self.budget.is_spent(now):
             raise self._why_spent()
         delay = self.budget.delay_seconds(now, self._chance())
         self.budget = self.budget.after(now)
+        self.restarts += 1
         _log.warning("restarting postgres", after_seconds=round(delay, 2))
         await asyncio.sleep(delay)
-        self.restarts += 1
         return Event.BACKOFF_ELAPSED
 
     def _why_ended(self) -> StartError:
+        cause = self.last_exit.cause if self.last_exit else Cause.ERROR
         return StartError(
-            f"cannot keep postgres running: {self.last_exit}", hint="see the log of postgres"
+            f"cannot keep postgres running: {self.last_exit}",
+            hint=_HINTS.get(cause, "see the log of postgres"),
         )
 
     def _why_spent(self) -> InstanceManagerError:
@@ -329,44 +323,20 @@ class Supervisor:
         if isinstance(failure, SettingsError):
             # What only other settings can mend ends the manager, as at its start.
             return Event.LEAVE_REQUESTED
-        if isinstance(failure, DataDirectoryInUseError | DiskSpaceError):
+        if not isinstance(failure, DataDirectoryInUseError | DiskSpaceError):
+            return await asyncio.Future[Event]()
+        while True:
             await asyncio.sleep(_RETRY_SECONDS)
-            return Event.CAUSE_GONE
-        return await asyncio.Future[Event]()
+            if await self._starting.is_cause_gone(failure):
+                return Event.CAUSE_GONE
 
     async def _descend(self) -> Event | None:
-        """Go down the stop ladder until the postmaster has ended."""
-        child = self.postmaster
-        if child is None:
+        """Stop the postmaster; its end is an event of its own."""
+        child, stop = self.postmaster, self.stop
+        if child is None or stop is None:
             return Event.EXITED
-        ladder = self.policy.ladder
-        while child.status is None:
-            rung = self._rung = self._rung or ladder.first_rung()
-            _log.info("stopping postgres", mode=str(rung))
-            child.signal(SIGNALS[rung])
-            self._harder.clear()
-            await self._ended_or_harder(child, self._time_of(rung))
-            if self._rung is rung:
-                self._rung = next_rung(rung)
+        await stop.descend(child)
         return None
-
-    def _time_of(self, rung: Rung) -> float:
-        ladder = self.policy.ladder
-        if rung is Rung.KILL:
-            return _KILL_POLL_SECONDS
-        if rung is Rung.SMART:
-            # Asked for by name where the settings give it no time of its own.
-            return ladder.smart_seconds or ladder.fast_seconds
-        left = ladder.total_seconds - (self._clock() - self._stop_began)
-        return max(0.0, min(ladder.seconds_of(rung), left))
-
-    async def _ended_or_harder(self, child: Child, seconds: float) -> None:
-        waits = [asyncio.ensure_future(child.wait()), asyncio.ensure_future(self._harder.wait())]
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -384,7 +354,17 @@ async def _ended(task: asyncio.Task[None]) -> None:
         raise asyncio.CancelledError
 
 
-_STOPPING: Final = frozenset({State.STOPPING, State.FENCING, State.RESTARTING, State.LEAVING})
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How a stop was asked for."""
+
+    rung: Rung | None = None
+    at_once: bool = False
+
+
+_STOPPING: Final = frozenset(
+    {State.STOPPING, State.FENCING, State.RESTARTING, State.ABANDONING, State.LEAVING}
+)
 _STOP_REQUESTS: Final = frozenset(
     {
         Event.STOP_REQUESTED,
@@ -404,4 +384,12 @@ _DESIRED: Final = {
     Event.UNFENCE_REQUESTED: Desired.RUNNING,
     Event.STOP_REQUESTED: Desired.STOPPED,
     Event.FENCE_REQUESTED: Desired.FENCED,
+}
+_WAYS_OUT: Final = {State.FENCED: "unfence it first", State.FENCING: "unfence it first"}
+_HINTS: Final = {
+    Cause.BAD_CONFIGURATION: "mend the configuration that it names, then ask for a start",
+    Cause.MISSING_LIBRARY: "mount what holds the library, or take it out of the preload list,"
+    " then ask for a start",
+    Cause.OUT_OF_MEMORY: "give the container more memory, or postgres less: shared_buffers,"
+    " work_mem, max_connections",
 }

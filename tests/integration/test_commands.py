@@ -20,7 +20,16 @@ from tests.support.manager import Manager, until
 
 DEADLINE = 60.0
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
-CLIENTS = ("status", "start", "stop", "restart", "reload")
+CLIENTS = (
+    "status",
+    "start",
+    "stop",
+    "restart",
+    "reload",
+    "checkpoint",
+    "fence",
+    "unfence",
+)
 COMMANDS = ("run", "check", "compose", *CLIENTS)
 
 

@@ -12,12 +12,19 @@ from typing import Any
 
 import pytest
 
-from instance_manager.errors import ConflictError, DataDirectoryError, StartError
-from instance_manager.supervision.children import Child, Children
+from instance_manager.errors import (
+    ConflictError,
+    DataDirectoryError,
+    InstanceManagerError,
+    StartError,
+)
+from instance_manager.supervision.children import Child, Children, ExitStatus
+from instance_manager.supervision.endings import Cause, Ending
 from instance_manager.supervision.restart import RestartBudget
 from instance_manager.supervision.shutdown import Ladder, Rung
 from instance_manager.supervision.states import Desired, Event, State
-from instance_manager.supervision.supervisor import Policy, Supervisor
+from instance_manager.supervision.supervisor import Supervisor
+from instance_manager.supervision.work import Policy
 
 DEADLINE = 30.0
 OBEDIENT = "trap 'exit 0' TERM INT QUIT; "
@@ -42,6 +49,15 @@ class Scripted:
     starts: int = 0
     initialized: int = 0
     initialization: asyncio.Event | None = None
+    causes: list[Cause] = field(default_factory=list)
+    """Why each postmaster ended; then for no known reason."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when what hinders a start is gone."""
+    checkpoint: asyncio.Event | None = None
+    """When a checkpoint before a stop is done; none is made by default."""
+    checkpoints: list[float] = field(default_factory=list)
+    """The limits of those that were asked for."""
+    leftovers_ended: int = 0
 
     async def prepare(self) -> Event:
         outcome = self.prepare_gives.pop(0) if self.prepare_gives else Event.PREPARED
@@ -82,8 +98,22 @@ class Scripted:
     async def left_clean(self) -> bool:
         return self.clean
 
-    def last_words(self) -> str:
-        return "some last words"
+    async def why_ended(self, status: ExitStatus) -> Ending:
+        return Ending(self.causes.pop(0) if self.causes else Cause.ERROR, "some last words")
+
+    async def is_cause_gone(self, failure: InstanceManagerError) -> bool:
+        return self.gone.is_set()
+
+    async def checkpoint_first(self, limit_seconds: float) -> None:
+        self.checkpoints.append(limit_seconds)
+        if self.checkpoint is not None:
+            await self.checkpoint.wait()
+
+    async def awaited(self, postmaster: int) -> str:
+        return "waiting for the test"
+
+    async def end_leftovers(self) -> None:
+        self.leftovers_ended += 1
 
 
 def supervise(
@@ -102,6 +132,7 @@ def supervise(
             work = Scripted(children, list(scripts), **options)
             supervisor = Supervisor(
                 work,
+                work,
                 Policy(ladder, stay_when_failed=stay, restart_when_ended=restart),
                 RestartBudget(maximum, 300),
                 clock=time.monotonic,
@@ -119,6 +150,11 @@ def supervise(
             return code
 
     return asyncio.run(main())
+
+
+def rung_of(supervisor: Supervisor) -> Rung | None:
+    """Return how hard the postmaster is being stopped."""
+    return supervisor.stop.rung if supervisor.stop else None
 
 
 def test_a_start_ends_in_running_and_a_leave_in_a_clean_exit() -> None:
@@ -248,7 +284,7 @@ def test_a_harder_request_takes_effect_at_once_and_a_milder_one_never() -> None:
         supervisor.request(Event.STOP_REQUESTED, Rung.FAST)
         supervisor.request(Event.STOP_REQUESTED, Rung.IMMEDIATE)
         supervisor.request(Event.STOP_REQUESTED, Rung.SMART)
-        assert supervisor.rung is Rung.IMMEDIATE
+        assert rung_of(supervisor) is Rung.IMMEDIATE
 
         await supervisor.until({State.STOPPED})
 
@@ -261,9 +297,9 @@ def test_escalating_goes_one_rung_down() -> None:
     async def body(supervisor: Supervisor, work: Scripted) -> None:
         await supervisor.until({State.RUNNING})
         supervisor.request(Event.LEAVE_REQUESTED)
-        before = supervisor.rung
+        before = rung_of(supervisor)
         supervisor.escalate()
-        assert [before, supervisor.rung] == [Rung.FAST, Rung.IMMEDIATE]
+        assert [before, rung_of(supervisor)] == [Rung.FAST, Rung.IMMEDIATE]
 
         await supervisor.until({State.GONE})
 
@@ -280,7 +316,7 @@ def test_a_mode_of_an_earlier_request_does_not_harden_a_later_stop() -> None:
         await supervisor.until({State.RUNNING})
         supervisor.request(Event.STOP_REQUESTED, Rung.FAST)
 
-        assert supervisor.rung is Rung.FAST
+        assert rung_of(supervisor) is Rung.FAST
         await supervisor.until({State.STOPPED})
 
     supervise(body, OBEDIENT + LIVE)

@@ -139,6 +139,18 @@ class MemoryInstance:
         """Write it down and wait for *release*."""
         await self._do("reload", progress=progress)
 
+    async def checkpoint(self, progress: Progress) -> None:
+        """Write it down and wait for *release*."""
+        await self._do("checkpoint", progress=progress)
+
+    async def fence(self, mode: StopMode | None, progress: Progress) -> None:
+        """Write it down and wait for *release*."""
+        await self._do("fence", mode, progress=progress)
+
+    async def unfence(self, progress: Progress) -> None:
+        """Write it down and wait for *release*."""
+        await self._do("unfence", progress=progress)
+
     async def _do(self, *call: object, progress: Progress) -> None:
         self.calls.append(call)
         self.asked.set()

@@ -49,6 +49,10 @@ async def test_the_extensions_are_told(serving: Serving) -> None:
     [
         ("start", b"", ("start",)),
         ("reload", b"", ("reload",)),
+        ("checkpoint", b"", ("checkpoint",)),
+        ("fence", b"", ("fence", None)),
+        ("fence", b'{"mode": "fast"}', ("fence", "fast")),
+        ("unfence", b"", ("unfence",)),
         ("stop", b"", ("stop", None)),
         ("stop", b'{"mode": "immediate"}', ("stop", "immediate")),
         ("restart", b'{"mode": null}', ("restart", None)),

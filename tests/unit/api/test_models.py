@@ -44,6 +44,7 @@ def test_the_status_has_all_its_members_from_the_beginning() -> None:
         "instance",
         "phase",
         "desired",
+        "stopping",
         "failure",
         "postgres",
         "configuration",

@@ -1,0 +1,90 @@
+"""What is done around the end of a server: the supervisor's :class:`StopWork`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.errors import InstanceManagerError, StartError
+from instance_manager.log import get_logger
+from instance_manager.postgres import connection, control_data, data_directory, leftovers
+from instance_manager.supervision.endings import Cause, Ending
+from instance_manager.supervision.threads import in_thread
+
+if TYPE_CHECKING:
+    from instance_manager.health.snapshot import Observer
+    from instance_manager.observability.log_pipe import PostgresLog
+    from instance_manager.startup import Startup
+    from instance_manager.supervision.children import ExitStatus
+
+_log: Final = get_logger()
+_CONTROL_DATA_SECONDS: Final = 10.0
+_LEFTOVERS_SECONDS: Final = 10.0
+_WORTH_A_CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
+"""With less to write, the checkpoint of the shutdown itself is over soon."""
+
+
+class Shutdown:
+    """Helps a server to its end, and says how it ended."""
+
+    def __init__(self, startup: Startup, observer: Observer, log: PostgresLog) -> None:
+        self._startup = startup
+        self._observer = observer
+        self._log = log
+
+    async def checkpoint(self) -> None:
+        """Have the server make a checkpoint.
+
+        Raises:
+            StartError: it refuses, or is not there any more.
+        """
+        from psycopg import Error
+
+        target = self._observer.target
+        try:
+            await connection.checkpoint(target.socket_directory, target.port, target.user)
+        except (Error, OSError) as error:
+            raise StartError(f"cannot make a checkpoint: {error}") from error
+
+    async def checkpoint_first(self, limit_seconds: float) -> None:
+        """Have a checkpoint made where much was written since the last one, within the limit."""
+        facts = self._observer.facts
+        if facts is None or facts.since_checkpoint_bytes < _WORTH_A_CHECKPOINT_BYTES:
+            return
+        _log.info("making a checkpoint before the stop", at_most_seconds=limit_seconds)
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await self.checkpoint()
+        except (TimeoutError, InstanceManagerError) as error:
+            _log.warning("stopping without that checkpoint", reason=str(error) or "too late")
+
+    async def awaited(self, postmaster: int) -> str:
+        """Return what the stopping server waits for, for people; empty where nobody knows."""
+        return ""
+
+    async def end_leftovers(self) -> None:
+        """End what a killed postmaster may have left behind; for a few seconds at most."""
+        files = self._startup.files
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_LEFTOVERS_SECONDS):
+                await in_thread("leftovers", leftovers.end_all, files.data_directory, files.lock)
+
+    async def why_ended(self, status: ExitStatus) -> Ending:
+        """Return why a postmaster that was not asked to has ended."""
+        return Ending(Cause.ERROR, self._log.last_failure())
+
+    async def left_clean(self) -> bool:
+        """Whether the next start needs no recovery; true where there never was a cluster."""
+        try:
+            async with asyncio.timeout(_CONTROL_DATA_SECONDS):
+                return await in_thread("control data", self._is_clean)
+        except (TimeoutError, OSError, InstanceManagerError):
+            return False
+
+    def _is_clean(self) -> bool:
+        directory = self._startup.place.data_directory
+        if not data_directory.has_cluster(directory):
+            # Unless there was one: then somebody took it away.
+            return not self._startup.has_run
+        return control_data.read(directory).is_clean
