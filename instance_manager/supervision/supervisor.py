@@ -48,7 +48,6 @@ _log: Final = get_logger()
 _FIRST_POLL_SECONDS: Final = 0.01
 _LONGEST_POLL_SECONDS: Final = 0.5
 _POLL_GROWTH: Final = 1.2
-_RETRY_SECONDS: Final = 5.0
 
 
 class Supervisor:
@@ -326,7 +325,7 @@ class Supervisor:
         if not isinstance(failure, DataDirectoryInUseError | DiskSpaceError):
             return await asyncio.Future[Event]()
         while True:
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(self.policy.retry_seconds)
             if await self._starting.is_cause_gone(failure):
                 return Event.CAUSE_GONE
 

@@ -76,6 +76,8 @@ class Policy:
     ladder: Ladder
     stay_when_failed: bool
     restart_when_ended: bool
+    retry_seconds: float = 5.0
+    """Between two looks whether the cause of a failure has passed."""
 
 
 @dataclass(frozen=True, slots=True)

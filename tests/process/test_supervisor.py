@@ -15,6 +15,8 @@ import pytest
 from instance_manager.errors import (
     ConflictError,
     DataDirectoryError,
+    DataDirectoryInUseError,
+    DiskSpaceError,
     InstanceManagerError,
     StartError,
 )
@@ -58,6 +60,7 @@ class Scripted:
     checkpoints: list[float] = field(default_factory=list)
     """The limits of those that were asked for."""
     leftovers_ended: int = 0
+    asked_for_cause: int = 0
 
     async def prepare(self) -> Event:
         outcome = self.prepare_gives.pop(0) if self.prepare_gives else Event.PREPARED
@@ -102,6 +105,7 @@ class Scripted:
         return Ending(self.causes.pop(0) if self.causes else Cause.ERROR, "some last words")
 
     async def is_cause_gone(self, failure: InstanceManagerError) -> bool:
+        self.asked_for_cause += 1
         return self.gone.is_set()
 
     async def checkpoint_first(self, limit_seconds: float) -> None:
@@ -133,7 +137,9 @@ def supervise(
             supervisor = Supervisor(
                 work,
                 work,
-                Policy(ladder, stay_when_failed=stay, restart_when_ended=restart),
+                Policy(
+                    ladder, stay_when_failed=stay, restart_when_ended=restart, retry_seconds=0.05
+                ),
                 RestartBudget(maximum, 300),
                 clock=time.monotonic,
                 chance=lambda: 0.0,
@@ -424,3 +430,244 @@ def test_a_request_that_makes_no_sense_is_a_conflict() -> None:
         await supervisor.until({State.RUNNING})
 
     supervise(body, OBEDIENT + LIVE)
+
+
+async def ended(supervisor: Supervisor) -> Child:
+    """Wait for a server that runs, kill it, and return it."""
+    await supervisor.until({State.RUNNING})
+    child = supervisor.postmaster
+    assert child is not None
+    child.signal(signal.SIGKILL)
+    await child.wait()
+    return child
+
+
+@pytest.mark.parametrize("cause", [Cause.BAD_CONFIGURATION, Cause.MISSING_LIBRARY])
+def test_what_would_only_fail_again_is_not_tried_again(cause: Cause) -> None:
+    """A broken configuration ends in failed at the first time, and a start brings it back."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await ended(supervisor)
+        await supervisor.until({State.FAILED})
+        assert (work.starts, supervisor.restarts) == (1, 0)
+        assert supervisor.failure is not None
+        assert "some last words" in supervisor.failure.message
+
+        supervisor.request(Event.START_REQUESTED)
+        await supervisor.until({State.RUNNING})
+        assert supervisor.failure is None
+
+    assert supervise(body, OBEDIENT + LIVE, causes=[cause]) == 0
+
+
+def test_a_full_disk_is_no_restart_and_is_waited_for() -> None:
+    """The phase is failed until there is space; then postgres is started, and nothing counted."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await ended(supervisor)
+        await supervisor.until({State.FAILED})
+        assert isinstance(supervisor.failure, DiskSpaceError)
+        assert (work.starts, supervisor.restarts) == (1, 0)
+
+        work.gone.set()
+        await supervisor.until({State.RUNNING})
+        assert (work.starts, supervisor.restarts) == (2, 0)
+
+    assert supervise(body, OBEDIENT + LIVE, maximum=0, causes=[Cause.DISK_FULL]) == 0
+
+
+def test_a_stop_in_the_phase_failed_ends_with_the_code_of_the_cause() -> None:
+    """Whoever ends the manager then sees why it was not running."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await ended(supervisor)
+        await supervisor.until({State.FAILED})
+
+    assert supervise(body, OBEDIENT + LIVE, causes=[Cause.DISK_FULL]) == DiskSpaceError.exit_code
+
+
+def test_a_failure_that_lasts_is_one_state_and_not_many() -> None:
+    """While the lock is held elsewhere, the phase does not flicker."""
+    seen: list[State] = []
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        supervisor.on_change = seen.append
+        await supervisor.until({State.FAILED})
+        while work.asked_for_cause < 3:
+            await asyncio.sleep(0.01)
+        work.gone.set()
+        await supervisor.until({State.RUNNING})
+
+    refusal = DataDirectoryInUseError("in use")
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[refusal]) == 0
+    assert seen.count(State.FAILED) == 1
+
+
+def test_a_fence_that_is_found_keeps_postgres_stopped() -> None:
+    """Nothing is started until it is taken away; a start is a conflict that says so."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.FENCED})
+        assert (work.starts, supervisor.desired) == (0, Desired.FENCED)
+        assert supervisor.first_start_is_over
+        with pytest.raises(ConflictError) as caught:
+            supervisor.request(Event.START_REQUESTED)
+        assert "unfence" in caught.value.hint
+
+        supervisor.request(Event.UNFENCE_REQUESTED)
+        await supervisor.until({State.RUNNING})
+        assert supervisor.desired is Desired.RUNNING
+
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[Event.FENCE_FOUND]) == 0
+
+
+def test_a_stop_does_not_lift_a_fence() -> None:
+    """What is fenced is stopped: the request holds already, and what is wanted stays the same."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.FENCE_REQUESTED)
+        supervisor.request(Event.STOP_REQUESTED)
+        await supervisor.until({State.FENCED})
+        supervisor.request(Event.STOP_REQUESTED)
+
+        assert (supervisor.state, supervisor.desired) == (State.FENCED, Desired.FENCED)
+
+    assert supervise(body, OBEDIENT + LIVE) == 0
+
+
+def test_unfencing_while_postgres_still_stops_starts_it_again() -> None:
+    """The later request counts."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.FENCE_REQUESTED)
+        supervisor.request(Event.UNFENCE_REQUESTED)
+        await supervisor.until({State.PREPARING})
+        await supervisor.until({State.RUNNING})
+
+        assert (work.starts, supervisor.desired) == (2, Desired.RUNNING)
+
+    assert supervise(body, OBEDIENT + LIVE) == 0
+
+
+def test_a_server_whose_directory_is_lost_is_stopped_at_once_and_not_started_again() -> None:
+    """Without a checkpoint, without the polite rungs, and the failure says why."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.abandon(DataDirectoryError("gone"))
+        assert rung_of(supervisor) is Rung.IMMEDIATE
+        await supervisor.until({State.FAILED})
+
+        assert supervisor.failure is not None
+        assert supervisor.failure.message == "gone"
+        assert (work.checkpoints, work.starts) == ([], 1)
+
+    assert supervise(body, ONLY_IMMEDIATE + LIVE) == DataDirectoryError.exit_code
+
+
+def test_a_lost_directory_is_no_news_to_a_server_that_is_being_stopped() -> None:
+    """Whoever looked comes too late."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.STOP_REQUESTED)
+        supervisor.abandon(DataDirectoryError("gone"))
+        await supervisor.until({State.STOPPED})
+
+        assert supervisor.failure is None
+
+    assert supervise(body, OBEDIENT + LIVE) == 0
+
+
+def test_a_running_server_is_given_a_checkpoint_before_it_is_stopped() -> None:
+    """For half of the first rung's time at most; the signal comes when it is done."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.checkpoint = asyncio.Event()
+        await supervisor.until({State.RUNNING})
+        child = supervisor.postmaster
+        assert child is not None
+        supervisor.request(Event.STOP_REQUESTED)
+        while not work.checkpoints:
+            await asyncio.sleep(0)
+        assert work.checkpoints == [pytest.approx(50, abs=1)]
+        assert child.status is None
+
+        work.checkpoint.set()
+        await supervisor.until({State.STOPPED})
+
+    supervise(body, OBEDIENT + LIVE, ladder=Ladder(0, 100, 10))
+
+
+def test_a_checkpoint_that_takes_too_long_does_not_hold_the_stop_up() -> None:
+    """After its share of the time, the signal comes all the same."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.checkpoint = asyncio.Event()
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.STOP_REQUESTED)
+        await supervisor.until({State.STOPPED})
+
+    supervise(body, OBEDIENT + LIVE, ladder=Ladder(0, 1, 20))
+
+
+def test_a_harder_request_ends_the_checkpoint() -> None:
+    """A second signal does not wait for the disk."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.checkpoint = asyncio.Event()
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.LEAVE_REQUESTED)
+        while not work.checkpoints:
+            await asyncio.sleep(0)
+        supervisor.escalate()
+        await supervisor.until({State.GONE})
+
+    supervise(body, ONLY_IMMEDIATE + LIVE, ladder=Ladder(0, 3600, 3600))
+
+
+@pytest.mark.parametrize(
+    ("rung", "at_once"), [(Rung.FAST, True), (Rung.IMMEDIATE, False), (Rung.IMMEDIATE, True)]
+)
+def test_a_stop_at_once_has_no_checkpoint_before_it(rung: Rung, at_once: bool) -> None:
+    """Nor has one that wants no checkpoint at all."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.STOP_REQUESTED, rung, at_once=at_once)
+        await supervisor.until({State.STOPPED})
+
+        assert work.checkpoints == []
+
+    supervise(body, OBEDIENT + LIVE)
+
+
+def test_a_stop_says_what_it_waits_for() -> None:
+    """And wakes whoever follows it."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.STOP_REQUESTED)
+        while supervisor.stop is None or not supervisor.stop.awaited:
+            await supervisor.changed()
+        assert supervisor.stop.awaited == "waiting for the test"
+
+        supervisor.escalate()
+        await supervisor.until({State.STOPPED})
+
+    supervise(body, ONLY_IMMEDIATE + LIVE, ladder=Ladder(0, 3600, 3600))
+
+
+def test_what_a_killed_server_leaves_behind_is_ended() -> None:
+    """After SIGKILL, and only then."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.STOP_REQUESTED)
+        await supervisor.until({State.STOPPED})
+
+        assert work.leftovers_ended == 1
+
+    supervise(body, DEAF + LIVE, ladder=Ladder(0, 0.1, 0.1))
