@@ -63,6 +63,21 @@ _BEFORE_ACCEPTING: Final = frozenset(
 _TERMINATION_LOG: Final = "/dev/termination-log"
 _TERMINATION_LOG_LIMIT_BYTES: Final = 4096
 """As much as the kubelet reads."""
+_MEANINGLESS: Final = frozenset(
+    {
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGALRM,
+        signal.SIGVTALRM,
+        signal.SIGPROF,
+        signal.SIGPOLL,
+        signal.SIGPWR,
+        signal.SIGSTKFLT,
+        *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+    }
+)
+"""What would end an ordinary process and says nothing to us: a stray one must not leave postgres
+behind alone. PID 1 is safe from them by itself."""
 _OBSERVED: Final = frozenset({State.RUNNING, State.RECOVERING})
 
 
@@ -321,6 +336,8 @@ def _handled_signals(supervisor: Supervisor, instance: Instance) -> Generator[No
             Kind.RELOAD, instance.reload, exclusive=False
         ),
     }
+    for number in _MEANINGLESS:
+        signal.signal(number, signal.SIG_IGN)
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)

@@ -31,18 +31,8 @@ _OUTPUT_LIMIT_BYTES: Final = 1 << 20
 _DRAIN_SECONDS: Final = 0.5
 """How long output is awaited after a child's end: a grandchild may hold the pipe for ever."""
 _KILL_GRACE_SECONDS: Final = 5.0
-_RESET_SIGNALS: Final = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGCHLD,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-)
-"""An ignored signal stays ignored over exec, and Python ignores the last two."""
+_RESET_SIGNALS: Final = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+"""An ignored signal stays ignored over exec, and Python ignores some, the manager others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def test_an_orphan_is_reported_with_its_command() -> None:
 
 
 def test_a_child_starts_with_a_clean_signal_mask() -> None:
-    """The signals that the manager blocks are not blocked in its children."""
+    """What the manager blocks or ignores, its children do not."""
 
     async def body(children: Children) -> None:
         done = await children.run(
@@ -114,9 +114,15 @@ def test_a_child_starts_with_a_clean_signal_mask() -> None:
         assert ignored & ~(1 << 31 | 1 << 32) == 0
 
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    handled = {
+        number: signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGRTMIN + 3)
+    }
     try:
         with_children(body)
     finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
