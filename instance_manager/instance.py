@@ -233,6 +233,7 @@ class Instance:
                 connections=seen.connections if seen else None,
                 connections_limit=seen.connections_limit if seen else None,
                 replay_lag_bytes=seen.lag_bytes if seen else None,
+                since_checkpoint_bytes=seen.since_checkpoint_bytes if seen else None,
             ),
             restarts=supervisor.restarts,
             orphans_reaped=self._rooms.children.orphans_reaped,

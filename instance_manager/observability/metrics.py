@@ -42,6 +42,7 @@ class PostgresFacts:
     connections_limit: int | None = None
     """``max_connections``."""
     replay_lag_bytes: int | None = None
+    since_checkpoint_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +199,11 @@ def _postgres_metrics(facts: PostgresFacts) -> Iterator[Metric]:
         ("connections", "Client connections.", facts.connections),
         ("connections_limit", "max_connections.", facts.connections_limit),
         ("replay_lag_bytes", "Received and not yet replayed.", facts.replay_lag_bytes),
+        (
+            "wal_since_checkpoint_bytes",
+            "Written since the last checkpoint began: what a crash recovery would repeat.",
+            facts.since_checkpoint_bytes,
+        ),
     ):
         if value is not None:
             yield GaugeMetricFamily(f"pg_{name}", text, value)

@@ -216,6 +216,7 @@ def test_every_metric_is_described_and_no_other() -> None:
         connections=0,
         connections_limit=0,
         replay_lag_bytes=0,
+        since_checkpoint_bytes=0,
     )
     facts = MetricFacts(version="0", phase=Phase.RUNNING, postgres=postgres)
     exposition, _ = render(facts, Measurements(), "")

@@ -94,6 +94,7 @@ def test_what_is_known_of_postgres_is_shown() -> None:
         connections=7,
         connections_limit=100,
         replay_lag_bytes=0,
+        since_checkpoint_bytes=0,
     )
 
     found = samples(replace(FACTS, postgres=postgres))
@@ -106,6 +107,7 @@ def test_what_is_known_of_postgres_is_shown() -> None:
         "pg_connections": 7,
         "pg_connections_limit": 100,
         "pg_replay_lag_bytes": 0,
+        "pg_wal_since_checkpoint_bytes": 0,
     }
 
 

@@ -1,0 +1,167 @@
+"""Fence and unfence, and checkpoints on request: through the API and from a shell."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from typing import Any
+
+import pytest
+
+from tests.support.manager import Manager, until
+
+
+def operate(manager: Manager, verb: str, body: object = None) -> dict[str, Any]:
+    """Ask for an operation, wait for its end, and return it."""
+    code, operation = manager.ask("POST", f"/v1/postgres/{verb}", body, Prefer="wait=60")
+    assert code == 200, operation
+    assert isinstance(operation, dict)
+    return operation
+
+
+def reasons(manager: Manager) -> list[str]:
+    """Return the reasons of the events so far."""
+    _, events = manager.ask("GET", "/v1/events")
+    return [event["reason"] for event in events["items"]]
+
+
+def test_a_fence_stops_postgres_and_leaves_the_manager_up(manager: Manager) -> None:
+    """The container lives and answers; clients are kept away; nothing but unfence starts it."""
+    manager.trust().start().until_ready()
+    assert operate(manager, "fence")["state"] == "succeeded"
+
+    status = manager.until_phase("fenced")
+    assert (status["desired"], status["postgres"]["pid"]) == ("fenced", None)
+    assert manager.postgres_processes() == []
+    assert [manager.probe(name)[0] for name in ("livez", "startupz", "readyz")] == [200, 200, 503]
+    operation = operate(manager, "start")
+    assert operation["state"] == "failed"
+    assert (operation["error"]["code"], operation["error"]["hint"]) == (
+        "conflict",
+        "unfence it first",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_fence_outlives_the_manager(manager: Manager, number: signal.Signals) -> None:
+    """Stopped or killed and started again, it is still fenced; unfenced, it serves its data."""
+    manager.trust().start().until_ready()
+    manager.query("CREATE TABLE kept AS SELECT 42 AS answer")
+    operate(manager, "fence")
+    assert manager.end(number) == (0 if number is signal.SIGTERM else -9)
+    manager.start().until_phase("fenced")
+    assert manager.postgres_processes() == []
+
+    assert operate(manager, "unfence")["state"] == "succeeded"
+    assert manager.query("SELECT answer FROM kept") == [(42,)]
+    assert manager.end() == 0
+    manager.start().until_ready()
+
+
+def test_asking_for_a_fence_that_stands_or_does_not_succeeds_at_once(manager: Manager) -> None:
+    """Both verbs can be repeated."""
+    manager.start().until_ready()
+    assert operate(manager, "unfence")["state"] == "succeeded"
+    assert manager.until_phase("running")["desired"] == "running"
+    operate(manager, "fence")
+    assert operate(manager, "fence")["state"] == "succeeded"
+    assert operate(manager, "stop")["state"] == "succeeded"
+
+    assert manager.until_phase("fenced")["desired"] == "fenced"
+
+
+def test_an_instance_that_can_not_start_can_be_fenced(manager: Manager) -> None:
+    """The fence comes before every check: who fences wants quiet, not another refusal."""
+    manager.settings["extensions"]["volumes"] = [{"name": "missing", "required": True}]
+    manager.start()
+    manager.until_phase("failed")
+    assert operate(manager, "fence")["state"] == "succeeded"
+    assert manager.end() == 0
+
+    assert manager.start().until_phase("fenced", "failed")["phase"] == "fenced"
+
+
+def test_a_fence_that_came_with_a_copy_does_not_hold(manager: Manager) -> None:
+    """Another instance on a copy of the directory starts, and an event says what it ignored."""
+    manager.trust().start().until_ready()
+    operate(manager, "fence")
+    assert manager.end() == 0
+    copy = manager.directory / "copy"
+    shutil.copytree(manager.data, copy, symlinks=True)
+    owner = manager.data.stat()
+    for path in (copy, *copy.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    manager.settings["instance"]["name"] = "another"
+    manager.settings["postgres"]["data_directory"] = str(copy)
+    manager.data = copy
+    manager.start().until_ready()
+
+    assert "FenceIgnored" in reasons(manager)
+
+
+def test_a_container_that_only_got_another_name_stays_fenced(manager: Manager) -> None:
+    """The host's name is new in every container; the directory is not."""
+    manager.start().until_ready()
+    operate(manager, "fence")
+    assert manager.end() == 0
+    manager.settings["instance"]["name"] = "another"
+
+    assert manager.start().until_phase("fenced", "running")["phase"] == "fenced"
+
+
+def test_the_shell_fences_and_unfences(manager: Manager) -> None:
+    """Both wait for the end and say so."""
+    manager.start().until_ready()
+
+    for verb, phase in (("fence", "fenced"), ("unfence", "running")):
+        done = manager.run(verb)
+        assert (done.returncode, done.stdout) == (0, f"{verb}: done\n")
+        manager.until_phase(phase)
+
+
+def test_a_checkpoint_can_be_asked_for(manager: Manager) -> None:
+    """Over the API and from a shell; of a server that is not there it is a conflict."""
+    manager.trust().start().until_ready()
+    position = "SELECT redo_lsn::text FROM pg_control_checkpoint()"
+    before = manager.query(position)
+    manager.query("CREATE TABLE few AS SELECT generate_series(1, 1000)")
+
+    assert manager.run("checkpoint").stdout == "checkpoint: done\n"
+    assert manager.query(position) != before
+    operate(manager, "stop")
+    assert operate(manager, "checkpoint")["error"]["code"] == "conflict"
+
+
+def test_a_busy_server_makes_a_checkpoint_before_a_stop(manager: Manager) -> None:
+    """Clients go on working meanwhile, so the outage is short; an idle one does without."""
+    manager.settings["postgres"]["parameters"] = {"checkpoint_timeout": "1d"}
+    manager.trust().start().until_ready()
+    operate(manager, "restart")
+    assert "checkpoint before the stop" not in manager.logged()
+    manager.query("CREATE TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 40000)")
+
+    def seen() -> bool:
+        metrics = manager.probe("metrics")[1]
+        line = next(one for one in metrics.splitlines() if one.startswith("pg_wal_since"))
+        return float(line.split()[1]) > 16 * 1024 * 1024
+
+    until(seen, "the manager has seen how much was written")
+    assert manager.end() == 0
+    log = manager.logged()
+    assert log.index("making a checkpoint before the stop") < log.rindex("stopping postgres")
+    assert log.count("checkpoint complete") >= 2
+
+
+def test_signals_that_mean_nothing_do_not_end_the_manager(manager: Manager) -> None:
+    """A stray signal must not leave postgres behind without its manager."""
+    manager.start().until_ready()
+    postmaster = manager.until_phase("running")["postgres"]["pid"]
+    assert manager.process is not None
+    for name in ("USR1", "USR2", "ALRM", "VTALRM", "PROF", "POLL", "PWR", "PIPE", "WINCH", "URG"):
+        manager.process.send_signal(signal.Signals[f"SIG{name}"])
+    manager.process.send_signal(signal.SIGRTMIN + 5)
+
+    assert manager.until_phase("running")["postgres"]["pid"] == postmaster
+    assert manager.process.poll() is None
+    assert manager.end() == 0
