@@ -11,6 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytest_plugins = ["tests.support.fixtures"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that turn a missing prerequisite into a failure."""

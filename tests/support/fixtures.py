@@ -1,4 +1,4 @@
-"""A server tree for the session, and managers that are cleaned up."""
+"""What tests of every room may ask for: a server tree for the session, and managers."""
 
 from __future__ import annotations
 
