@@ -59,6 +59,11 @@ image: ## build the operand image and the pgvector volume with podman
 bench: $(READY) ## measure, beside bare postgres on this host
 	$(BIN)/python tests/bench/run.py
 
+# SOAK='-k "postmaster and idle"' takes some of them; the figures go to build/faults.csv.
+.PHONY: soak
+soak: $(READY) ## make each fault many times, for hours, and show the figures
+	$(BIN)/python -m pytest --require-postgres --soak --timeout 14400 $(SOAK) tests/process tests/integration
+
 .PHONY: lock
 lock: ## make the lock files anew with the newest versions
 	@test -x .cache/uv-$(UV_VERSION)/bin/uv || python3 -m pip install --quiet --target .cache/uv-$(UV_VERSION) uv==$(UV_VERSION)

@@ -11,11 +11,11 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.figures", "tests.support.fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options that turn a missing prerequisite into a failure."""
+    """Add the options: what must not be missing, and how long faults are repeated."""
     group = parser.getgroup("instance-manager")
     group.addoption(
         "--require-postgres",
@@ -24,6 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--require-containers", action="store_true", help="fail, not skip, where podman is missing"
+    )
+    group.addoption(
+        "--soak",
+        action="store_true",
+        help="make each fault as often as it takes to trust the figures; run no other tests",
     )
 
 
