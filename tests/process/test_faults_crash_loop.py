@@ -1,0 +1,80 @@
+"""A server that ends at once, again and again: an end to it, the cause, and a way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.faults import postmaster_of
+from tests.support.figures import Figures
+from tests.support.manager import Manager
+
+Times = Callable[[int, int], int]
+
+MAXIMUM = 3
+CAUSE = "contains errors"
+CRASH_LOOP = 6
+
+
+@pytest.fixture
+def broken(manager: Manager) -> Manager:
+    """Return a manager that has given up on a broken line in the user's own file."""
+    manager.settings["restart"] = {"maximum": MAXIMUM, "window_seconds": 300}
+    manager.trust().start().until_ready()
+    assert manager.ask("POST", "/v1/postgres/stop", Prefer="wait=30")[0] == 200
+    break_configuration(manager)
+    return manager
+
+
+def break_configuration(manager: Manager) -> None:
+    """Add a line that no server takes, and ask for a start."""
+    path = manager.data / "postgresql.conf"
+    path.write_text(path.read_text() + "broken = = line\n")
+    manager.ask("POST", "/v1/postgres/start")
+    manager.until_phase("failed")
+
+
+def mend_configuration(manager: Manager) -> None:
+    """Take the line away and ask for a start."""
+    path = manager.data / "postgresql.conf"
+    path.write_text(path.read_text().replace("broken = = line\n", ""))
+    assert manager.ask("POST", "/v1/postgres/start", Prefer="wait=30")[0] == 200
+    manager.until_ready()
+
+
+def starts(manager: Manager) -> int:
+    """Return how often postgres was started in vain."""
+    return manager.logged().count('contains errors"}')
+
+
+def test_a_crash_loop_ends_in_failed_with_its_cause_and_the_api_serves(broken: Manager) -> None:
+    """At most one start and the restarts that are allowed; the manager lives and tells why."""
+    status = broken.until_phase("failed")
+
+    assert 1 <= starts(broken) <= MAXIMUM + 1
+    assert CAUSE in status["failure"]["message"]
+    assert CAUSE in status["postgres"]["last_exit"]["message"]
+    assert any(
+        record["level"] == "error" and CAUSE in record["message"] for record in broken.records()
+    )
+    assert broken.probe("livez")[0] == 200
+    assert broken.probe("startupz")[0] == 200
+    assert broken.probe("readyz")[0] == 503
+    assert broken.end() == CRASH_LOOP
+
+
+def test_a_start_brings_a_mended_server_back_with_a_budget_as_new(
+    broken: Manager, times: Times, figures: Figures
+) -> None:
+    """Mend the cause, ask for a start; the next loop is cut off after as many starts again."""
+    for number in range(1, times(1, 20) + 1):
+        mend_configuration(broken)
+        assert broken.until_phase("running")["failure"] is None
+        postmaster_of(broken)
+        assert broken.ask("POST", "/v1/postgres/stop", Prefer="wait=30")[0] == 200
+        break_configuration(broken)
+        assert number + 1 <= starts(broken) <= (number + 1) * (MAXIMUM + 1)
+        figures.add("17 crash loop")
+    mend_configuration(broken)
+    assert broken.end() == 0
