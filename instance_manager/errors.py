@@ -43,6 +43,12 @@ class ErrorCode(StrEnum):
     CRASH_LOOP = "crash-loop"
     DATA_DIRECTORY_UNUSABLE = "data-directory-unusable"
     DATA_DIRECTORY_IN_USE = "data-directory-in-use"
+    DATA_DIRECTORY_OWNER = "data-directory-owner"
+    DATA_DIRECTORY_VERSION = "data-directory-version"
+    DATA_DIRECTORY_DAMAGED = "data-directory-damaged"
+    DATA_DIRECTORY_READ_ONLY = "data-directory-read-only"
+    DATA_DIRECTORY_LOST = "data-directory-lost"
+    WAL_DIRECTORY_UNUSABLE = "wal-directory-unusable"
     UNRESPONSIVE = "unresponsive"
     UNCLEAN_STOP = "unclean-stop"
     CONFLICT = "conflict"
@@ -122,6 +128,42 @@ class DataDirectoryInUseError(DataDirectoryError):
     """Another server or manager holds the data directory."""
 
     code = ErrorCode.DATA_DIRECTORY_IN_USE
+
+
+class DataDirectoryOwnerError(DataDirectoryError):
+    """The data directory, or a file of the cluster, belongs to another user."""
+
+    code = ErrorCode.DATA_DIRECTORY_OWNER
+
+
+class DataDirectoryVersionError(DataDirectoryError):
+    """The cluster is of another major version than the server."""
+
+    code = ErrorCode.DATA_DIRECTORY_VERSION
+
+
+class DataDirectoryDamagedError(DataDirectoryError):
+    """A file without which no server starts is missing, torn, or not what it should be."""
+
+    code = ErrorCode.DATA_DIRECTORY_DAMAGED
+
+
+class DataDirectoryReadOnlyError(DataDirectoryError):
+    """The file system of the data or of the WAL is mounted read-only."""
+
+    code = ErrorCode.DATA_DIRECTORY_READ_ONLY
+
+
+class DataDirectoryLostError(DataDirectoryError):
+    """There is no cluster where one was: making a new one would hide that the data is gone."""
+
+    code = ErrorCode.DATA_DIRECTORY_LOST
+
+
+class WalDirectoryError(DataDirectoryError):
+    """The WAL directory is missing, empty, another one than configured, or not writable."""
+
+    code = ErrorCode.WAL_DIRECTORY_UNUSABLE
 
 
 class CrashLoopError(PermanentError):

@@ -25,16 +25,19 @@ from instance_manager.extensions.models import Severity
 from instance_manager.extensions.scan import examine
 from instance_manager.log import get_logger
 from instance_manager.postgres import (
+    before_start,
     binaries,
     bootstrap,
     control_data,
     data_directory,
     fencing,
     leftovers,
+    lost,
     marker,
     pid_file,
     ports,
     process,
+    read_only,
 )
 from instance_manager.postgres.connection import Answer
 from instance_manager.server_configuration import Target, Written, write_configuration
@@ -100,6 +103,7 @@ class Startup:
         self._lock: int | None = None
         self._files_turn = Serial()
         self._has_run = False
+        self._had_cluster = False
         self._told: tuple[Finding, ...] = ()
 
     def close(self) -> None:
@@ -302,11 +306,21 @@ class Startup:
 
     def _take_lock(self) -> None:
         directory = self.place.data_directory
+        if self._had_cluster:
+            lost.require_not_vanished(directory)
         if not data_directory.has_cluster(directory):
             data_directory.require_no_data_nearby(directory)
+        elif not self.files.marker.exists():
+            self._had_cluster = True
+        read_only.require_writable(directory)
+        if self._lock is not None and not data_directory.is_lock_of(self._lock, self.files):
+            # Another volume is there now, or another directory: it has a lock of its own.
+            self._lock = None
+            self._ends.close()
         if self._lock is None:
-            files = data_directory.prepare(directory)
-            self._lock = self._ends.enter_context(data_directory.locked(files))
+            with read_only.told(directory):
+                files = data_directory.prepare(directory)
+                self._lock = self._ends.enter_context(data_directory.locked(files))
         if not leftovers.end_all(directory, self.files.lock):
             raise StartError(
                 f"cannot start postgres in {str(directory)!r}: old processes of it can't be ended",
@@ -323,14 +337,17 @@ class Startup:
         )
 
     def _is_empty(self) -> bool:
-        directory = self.place.data_directory
+        assert self.version is not None  # noqa: S101 - prepare() has read it
+        directory, wal = self.place.data_directory, self.settings.postgres.wal_directory
         if marker.recover(self.files):
             _log.warning("an unfinished initialisation was cleared away")
         if data_directory.is_empty(directory):
+            if self._had_cluster:
+                # Since the lock was taken, a moment ago.
+                lost.require_not_vanished(directory)
+            lost.require_never_used(self.files, wal)
             return True
-        assert self.version is not None  # noqa: S101 - prepare() has read it
-        data_directory.require_major(directory, self.version.major)
-        control_data.read(directory)
+        before_start.require_usable(directory, self.version.major, wal)
         return False
 
     @property

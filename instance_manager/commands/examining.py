@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from instance_manager.errors import DataDirectoryError
 from instance_manager.extensions import scan
 from instance_manager.extensions.hashing import with_content_hashes
-from instance_manager.postgres import binaries, control_data, data_directory, process
+from instance_manager.postgres import before_start, binaries, data_directory, lost, process
 from instance_manager.supervision.children import Children
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def examine(
     )
     if hash_contents:
         examination = examination._replace(report=with_content_hashes(examination.report))
-    problem = _problem_of(data_directory.resolve(settings.postgres.data_directory), version)
+    directory = data_directory.resolve(settings.postgres.data_directory)
+    problem = _problem_of(directory, version, settings.postgres.wal_directory)
     return Examined(examination, version, problem)
 
 
@@ -69,13 +70,16 @@ async def _read_version(server: Binaries, tools: dict[str, str]) -> Version:
         return await binaries.read_version(server, children, tools)
 
 
-def _problem_of(directory: Path, version: Version) -> DataDirectoryError | None:
+def _problem_of(directory: Path, version: Version, wal: Path | None) -> DataDirectoryError | None:
+    files = data_directory.OurFiles(directory)
     try:
-        if directory.exists() and not data_directory.is_empty(directory):
-            data_directory.require_major(directory, version.major)
-            control_data.read(directory)
+        if files.marker.exists():
+            data_directory.require_no_data_nearby(directory)  # the rest is taken back by a start
+        elif directory.exists() and not data_directory.is_empty(directory):
+            before_start.require_whole(directory, version.major, wal)
         else:
             data_directory.require_no_data_nearby(directory)
+            lost.require_never_used(files, wal)
     except DataDirectoryError as error:
         return error
     except OSError as error:

@@ -1,24 +1,36 @@
 """``global/pg_control``: what the last server left behind.
 
 Only its first fields are read, which lie where they lie in every supported major version, in the
-machine's own byte order. Source: src/include/catalog/pg_control.h, ``ControlFileData``.
+machine's own byte order. The fields after them differ; the last one is the CRC-32C of all before
+it, so its place is found by its value. Source: src/include/catalog/pg_control.h,
+``ControlFileData``; src/common/controldata_utils.c.
 """
 
 from __future__ import annotations
 
 import struct
+import sys
+import time
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.errors import DataDirectoryError
+from instance_manager.errors import DataDirectoryDamagedError, DataDirectoryOwnerError
+from instance_manager.postgres import crc32c
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from instance_manager.errors import DataDirectoryError
+
 FILE_NAME: Final = "global/pg_control"
 _HEAD: Final = struct.Struct("=QII i4x q QQ I")
 """Identifier, control version, catalog version, state, time, checkpoint, redo, timeline."""
+_SAFE_BYTES: Final = 512
+"""No version writes more than one sector of a disk, ``PG_CONTROL_MAX_SAFE_SIZE``."""
+_CRC_BYTES: Final = 4
+_TRIES: Final = 10
+_PAUSE_SECONDS: Final = 0.01
 
 
 class ClusterState(IntEnum):
@@ -49,35 +61,74 @@ class ControlData:
         return self.state in (ClusterState.SHUT_DOWN, ClusterState.SHUT_DOWN_IN_RECOVERY)
 
 
-def parse(head: bytes) -> ControlData:
-    """Return the meaning of the file's first bytes.
+def parse(content: bytes) -> ControlData:
+    """Return the meaning of the file's content, of which 512 bytes are enough.
 
     Raises:
-        ValueError: too short, or a state that no server writes.
+        ValueError: too short, with a checksum that does not fit, or a state that no server writes.
     """
-    if len(head) < _HEAD.size:
-        raise ValueError(f"{len(head)} bytes where at least {_HEAD.size} are needed")
-    identifier, version, catalog, state, _, _, _, timeline = _HEAD.unpack_from(head)
+    if len(content) < _HEAD.size:
+        raise ValueError(f"{len(content)} bytes where at least {_HEAD.size} are needed")
+    if not covered_bytes(content):
+        raise ValueError("its checksum does not fit")
+    identifier, version, catalog, state, _, _, _, timeline = _HEAD.unpack_from(content)
     return ControlData(identifier, version, catalog, ClusterState(state), timeline)
 
 
+def covered_bytes(content: bytes) -> int:
+    """Return how many bytes the checksum covers, which stands behind them; 0 where none fits."""
+    for length, crc in enumerate(crc32c.of_prefixes(content[:_SAFE_BYTES]), start=1):
+        if length % _CRC_BYTES == 0 and length >= _HEAD.size:
+            stored = content[length : length + _CRC_BYTES]
+            if stored == crc.to_bytes(_CRC_BYTES, sys.byteorder):
+                return length
+    return 0
+
+
 def read(data_directory: Path) -> ControlData:
-    """Return the control data of a data directory.
+    """Return the control data of a data directory, beside a server that writes it too.
 
     Raises:
-        DataDirectoryError: the file is missing, unreadable or damaged.
+        DataDirectoryDamagedError: the file is missing, torn or damaged.
+        DataDirectoryOwnerError: this user may not read it.
     """
     path = data_directory / FILE_NAME
     try:
-        with path.open("rb") as file:
-            return parse(file.read(_HEAD.size))
+        return _parse_settled(path)
     except FileNotFoundError as error:
-        raise DataDirectoryError(
+        raise DataDirectoryDamagedError(
             f"cannot use data directory {str(data_directory)!r}: {FILE_NAME} is missing",
             hint="the cluster is not whole: restore it from a backup",
         ) from error
     except (OSError, ValueError) as error:
-        raise DataDirectoryError(
-            f"cannot read {str(path)!r}: {error}",
-            hint="the cluster is damaged, or its file belongs to another user",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _parse_settled(path: Path) -> ControlData:
+    """Parse the file; where it does not fit, until it is the same twice.
+
+    Whoever reads while a server writes may see half of both, as PostgreSQL's own programs may.
+    """
+    before = None
+    for _ in range(_TRIES):
+        with path.open("rb") as file:
+            content = file.read(_SAFE_BYTES)
+        try:
+            return parse(content)
+        except ValueError:
+            if content == before:
+                raise
+        before = content
+        time.sleep(_PAUSE_SECONDS)
+    raise ValueError("it is being written all the time")
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> DataDirectoryError:
+    message = f"cannot read {str(path)!r}: {error}"
+    if isinstance(error, PermissionError):
+        return DataDirectoryOwnerError(message, hint="let it belong to the user of postgres")
+    return DataDirectoryDamagedError(
+        message,
+        hint="the cluster is damaged, or from a machine of another byte order: restore it from a"
+        " backup",
+    )

@@ -15,9 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.errors import DataDirectoryError, DataDirectoryInUseError, DiskSpaceError
+from instance_manager.errors import (
+    DataDirectoryDamagedError,
+    DataDirectoryError,
+    DataDirectoryInUseError,
+    DataDirectoryOwnerError,
+    DataDirectoryVersionError,
+    DiskSpaceError,
+)
 from instance_manager.log import get_logger
-from instance_manager.postgres import leftovers
+from instance_manager.postgres import leftovers, read_only
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,6 +33,10 @@ DEFAULT: Final = Path("/var/lib/postgresql/data/pgdata")
 _log: Final = get_logger()
 OUR_DIRECTORY: Final = "instance-manager"
 _NOT_OURS_TO_COUNT: Final = frozenset({"lost+found", OUR_DIRECTORY})
+VERSION_FILE: Final = "PG_VERSION"
+_VERSION_BYTES: Final = 64
+"""More than any version needs: what is longer is none."""
+_SHOWN_BYTES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,32 +110,52 @@ def resolve(configured: Path | None) -> Path:
 
 def has_cluster(directory: Path) -> bool:
     """Whether something in the directory says that a cluster lives there."""
-    return os.path.lexists(directory / "PG_VERSION")
+    return os.path.lexists(directory / VERSION_FILE)
 
 
 def major_of(data_directory: Path) -> int | None:
     """Return the major version of the cluster in the directory; None if there is none.
 
     Raises:
-        DataDirectoryError: it can't be told.
+        DataDirectoryOwnerError: this user may not read it.
+        DataDirectoryDamagedError: it can't be told.
     """
+    path = data_directory / VERSION_FILE
     try:
-        text = (data_directory / "PG_VERSION").read_text(encoding="ascii").strip()
-        return int(text.partition(".")[0])
+        with path.open("rb") as file:
+            return _major(file.read(_VERSION_BYTES))
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise DataDirectoryOwnerError(
+            f"cannot read {str(path)!r}: {error.strerror}",
+            hint="let it belong to the user of postgres",
+        ) from error
     except (OSError, ValueError) as error:
-        raise DataDirectoryError(
-            f"cannot read {str(data_directory / 'PG_VERSION')!r}: {error}",
-            hint="the cluster is damaged, or belongs to another user",
+        raise DataDirectoryDamagedError(
+            f"cannot read {str(path)!r}: {error}",
+            hint="the cluster is damaged: restore it from a backup",
         ) from error
 
 
+def _major(content: bytes) -> int:
+    """Return the first number of the file's content: ``18``, or ``9.6`` of old."""
+    number = content.strip().partition(b".")[0]
+    if not number.isdigit():
+        raise ValueError(f"{content[:_SHOWN_BYTES]!r} is no version")
+    return int(number)
+
+
 def require_major(data_directory: Path, server_major: int) -> None:
-    """Raise DataDirectoryError if the directory holds a cluster of another major version."""
+    """Check that the cluster in the directory, if there is one, is of the server's major version.
+
+    Raises:
+        DataDirectoryVersionError: it is of another one.
+        DataDirectoryError: it can't be told.
+    """
     major = major_of(data_directory)
     if major is not None and major != server_major:
-        raise DataDirectoryError(
+        raise DataDirectoryVersionError(
             f"cannot use data directory {str(data_directory)!r}: it holds a cluster of PostgreSQL"
             f" {major}, the server is {server_major}",
             hint=f"use an image with PostgreSQL {major}, or upgrade the cluster with pg_upgrade",
@@ -135,7 +166,9 @@ def prepare(data_directory: Path) -> OurFiles:
     """Make the data directory and ours inside it where they are missing, and return our files.
 
     Raises:
-        DataDirectoryError: they can't be made, or belong to another user.
+        DataDirectoryOwnerError: they belong to another user.
+        DataDirectoryReadOnlyError: they can't be made on a read-only file system.
+        DataDirectoryError: they can't be made for another reason.
         DiskSpaceError: there is no space for a directory.
     """
     files = OurFiles(data_directory)
@@ -169,7 +202,8 @@ def _close_to_others(data_directory: Path) -> None:
 
 
 def _cannot_make(directory: Path, error: OSError) -> DataDirectoryError | DiskSpaceError:
-
+    if error.errno == errno.EROFS:
+        return read_only.refusal(directory)
     message = f"cannot make directory {str(directory)!r}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskSpaceError(message, hint="enlarge the volume, or free space on it")
@@ -183,7 +217,7 @@ def _cannot_make(directory: Path, error: OSError) -> DataDirectoryError | DiskSp
 
 def _require_owner(directory: Path, status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
-        raise DataDirectoryError(
+        raise DataDirectoryOwnerError(
             f"cannot use directory {str(directory)!r}: it belongs to uid {status.st_uid}, and"
             f" postgres would run as uid {os.geteuid()}",
             hint=f"run as uid {status.st_uid}, or change the owner of the volume;"
@@ -224,6 +258,19 @@ def require_no_data_nearby(data_directory: Path) -> None:
                 hint=f"set postgres.data_directory (or PGDATA) to {str(place)!r} to use it, or"
                 " move it away",
             )
+
+
+def is_lock_of(descriptor: int, files: OurFiles) -> bool:
+    """Whether the open file is the lock of this directory, and not of one that was there before.
+
+    A volume that was unmounted takes its lock with it.
+    """
+    held = os.fstat(descriptor)
+    try:
+        there = files.lock.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
 
 
 @contextmanager

@@ -103,6 +103,8 @@ def recover(files: OurFiles) -> bool:
         _remove(files.data_directory / name)
     if marker.wal_directory is not None:
         _empty(marker.wal_directory)
+    # It may name the cluster that is being taken back.
+    files.instance.unlink(missing_ok=True)
     finish(files)
     return True
 
