@@ -103,8 +103,9 @@ def recover(files: OurFiles) -> bool:
         _remove(files.data_directory / name)
     if marker.wal_directory is not None:
         _empty(marker.wal_directory)
-    # It may name the cluster that is being taken back.
+    # It names the cluster that is taken back: alone, it would say that one was lost here.
     files.instance.unlink(missing_ok=True)
+    sync_directory(files.directory)
     finish(files)
     return True
 

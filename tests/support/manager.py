@@ -77,6 +77,7 @@ class Manager:
         self.config = directory / "config.yaml"
         self.log = directory / "log.jsonl"
         self.environment: dict[str, str] = {}
+        self.prefix: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
         self.settings: dict[str, Any] = {
             "instance": {"name": "test"},
@@ -96,7 +97,8 @@ class Manager:
 
     def command(self, *arguments: str) -> list[str]:
         """Return a command line of the program."""
-        return [sys.executable, "-m", "instance_manager", "--config", str(self.config), *arguments]
+        program = [*self.prefix, sys.executable, "-m", "instance_manager"]
+        return [*program, "--config", str(self.config), *arguments]
 
     def write_settings(self) -> None:
         """Write the settings file as they stand."""

@@ -7,9 +7,17 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from instance_manager.errors import DataDirectoryError, DataDirectoryInUseError
+from instance_manager.errors import (
+    DataDirectoryDamagedError,
+    DataDirectoryError,
+    DataDirectoryInUseError,
+    DataDirectoryOwnerError,
+    DataDirectoryVersionError,
+)
 from instance_manager.postgres import data_directory
 from instance_manager.postgres.data_directory import OurFiles
 
@@ -80,7 +88,7 @@ if os.geteuid() == 0:  # only root can give a directory away
         (tmp_path / "data" / "instance-manager").mkdir(parents=True)
         give_away(tmp_path / place)
 
-        with pytest.raises(DataDirectoryError) as caught:
+        with pytest.raises(DataDirectoryOwnerError) as caught:
             data_directory.prepare(tmp_path / "data")
         assert f"{str(tmp_path / place)!r}: it belongs to uid {STRANGER}" in caught.value.message
         assert f"would run as uid {os.geteuid()}" in caught.value.message
@@ -213,14 +221,28 @@ def test_no_file_is_no_cluster(tmp_path: Path) -> None:
     data_directory.require_major(tmp_path, 18)
 
 
-@pytest.mark.parametrize("content", [b"", b"eighteen", b"\xff\xfe", "\u0661\u0668".encode()])
+@pytest.mark.parametrize(
+    "content", [b"", b"eighteen", b"1_8", b"-18", b"\xff\xfe", "\u0661\u0668".encode()]
+)
 def test_a_version_that_is_none_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     """A damaged cluster is told from none."""
     (tmp_path / "PG_VERSION").write_bytes(content)
 
-    with pytest.raises(DataDirectoryError, match=r"cannot read '.*/PG_VERSION'"):
+    with pytest.raises(DataDirectoryDamagedError, match=r"cannot read '.*/PG_VERSION'"):
         data_directory.major_of(tmp_path)
     assert data_directory.has_cluster(tmp_path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=100))
+def test_any_version_file_is_understood_or_refused(tmp_path: Path, content: bytes) -> None:
+    """Nothing but the error for damage comes of it."""
+    (tmp_path / "PG_VERSION").write_bytes(content)
+    try:
+        major = data_directory.major_of(tmp_path)
+    except DataDirectoryDamagedError:
+        return
+    assert content.strip().startswith(str(major)[:1].encode())
 
 
 def test_another_major_version_is_refused_with_both(tmp_path: Path) -> None:
@@ -228,7 +250,7 @@ def test_another_major_version_is_refused_with_both(tmp_path: Path) -> None:
     (tmp_path / "PG_VERSION").write_text("17\n")
     data_directory.require_major(tmp_path, 17)
 
-    with pytest.raises(DataDirectoryError, match="a cluster of PostgreSQL 17, the server is 18"):
+    with pytest.raises(DataDirectoryVersionError, match="of PostgreSQL 17, the server is 18"):
         data_directory.require_major(tmp_path, 18)
 
 
@@ -334,3 +356,15 @@ def test_a_lock_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
     ):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_lock_is_known_as_that_of_its_directory(tmp_path: Path) -> None:
+    """One that was taken before a volume was swapped belongs to the old volume."""
+    files = data_directory.prepare(tmp_path / "data")
+    with data_directory.locked(files) as descriptor:
+        assert data_directory.is_lock_of(descriptor, files)
+
+        files.data_directory.rename(tmp_path / "old")
+        assert not data_directory.is_lock_of(descriptor, files)
+        with data_directory.locked(data_directory.prepare(tmp_path / "data")):
+            assert not data_directory.is_lock_of(descriptor, files)

@@ -246,6 +246,30 @@ def test_a_wal_directory_that_is_gone_is_no_hindrance(tmp_path: Path) -> None:
     assert is_empty(site.files.data_directory)
 
 
+def test_taking_back_never_leaves_the_name_of_a_cluster_without_the_marker(
+    tmp_path: Path,
+) -> None:
+    """Alone in an empty directory, it would say that a cluster was lost there."""
+
+    def know(site: Site) -> None:
+        site.files.instance.write_text("{}")
+
+    for _, site in stopped_sites(tmp_path, recover, know):
+        assert site.files.marker.exists() or not site.files.instance.exists()
+
+
+def test_finishing_keeps_the_name_of_the_cluster(tmp_path: Path) -> None:
+    """Where everything has arrived, only the marker goes."""
+    site = Site.make(tmp_path)
+    site.files.instance.write_text("{}")
+    move_up(site)
+    marker.write(site.files, Marker(None, ("PG_VERSION", "base", "global")))
+    recover(site)
+
+    assert site.files.instance.exists()
+    assert (site.files.data_directory / "PG_VERSION").exists()
+
+
 @pytest.mark.parametrize(
     "name",
     ["", ".", "..", "../victim", "/etc", "base/..", "instance-manager", "a\0b", 7, None, ["base"]],
