@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import InstanceManagerError, StartError
 from instance_manager.log import get_logger
-from instance_manager.postgres import connection, control_data, data_directory, leftovers
-from instance_manager.supervision.endings import Cause, Ending
+from instance_manager.postgres import (
+    connection,
+    control_data,
+    data_directory,
+    endings,
+    leftovers,
+    memory,
+)
 from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
@@ -17,9 +23,12 @@ if TYPE_CHECKING:
     from instance_manager.observability.log_pipe import PostgresLog
     from instance_manager.startup import Startup
     from instance_manager.supervision.children import ExitStatus
+    from instance_manager.supervision.endings import Ending
 
 _log: Final = get_logger()
 _CONTROL_DATA_SECONDS: Final = 10.0
+_LAST_WORDS_SECONDS: Final = 2.0
+"""How long the last words of a server are awaited: what it ran may outlive it."""
 _LEFTOVERS_SECONDS: Final = 10.0
 _WORTH_A_CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
 """With less to write, the checkpoint of the shutdown itself is over soon."""
@@ -71,8 +80,26 @@ class Shutdown:
                 await in_thread("leftovers", leftovers.end_all, files.data_directory, files.lock)
 
     async def why_ended(self, status: ExitStatus) -> Ending:
-        """Return why a postmaster that was not asked to has ended."""
-        return Ending(Cause.ERROR, self._log.last_failure())
+        """Return why a postmaster that was not asked to, and ended with *status*, did so.
+
+        What a process said just before its end is still on its way here: where it matters, this
+        waits for it, two seconds at most.
+        """
+        if endings.may_have_last_words(status):
+            await self._log.until_silent(_LAST_WORDS_SECONDS)
+        return endings.classify(
+            status, self._log.last_words, memory_ran_out=self._memory_ran_out()
+        )
+
+    def _memory_ran_out(self) -> bool:
+        """Whether the kernel killed somebody for want of memory, and the server did not survive.
+
+        A kill that it recovered from is counted by the kernel too, and is no reason any more.
+        """
+        before, now = self._startup.oom_kills_before, memory.oom_kills()
+        if before is None or now is None:
+            return False
+        return now - before > self._log.kills_survived
 
     async def left_clean(self) -> bool:
         """Whether the next start needs no recovery; true where there never was a cluster."""

@@ -34,6 +34,7 @@ from instance_manager.postgres import (
     leftovers,
     lost,
     marker,
+    memory,
     pid_file,
     ports,
     process,
@@ -105,6 +106,8 @@ class Startup:
         self._has_run = False
         self._had_cluster = False
         self._told: tuple[Finding, ...] = ()
+        self.oom_kills_before: int | None = None
+        """The kernel's count when the postmaster was spawned; None where it can't be read."""
 
     def close(self) -> None:
         """Release the lock, as far as this process holds it."""
@@ -215,6 +218,7 @@ class Startup:
             raise PreflightError("cannot start postgres: nothing was prepared")
         self._observer.forget()
         self._has_run = True
+        self.oom_kills_before = memory.oom_kills()
         launch = process.Launch(
             binaries=self.place.binaries,
             data_directory=self.place.data_directory,

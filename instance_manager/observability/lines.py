@@ -38,6 +38,8 @@ class LineReader:
         self._skipping = False
         self._loop = asyncio.get_running_loop()
         self._open = True
+        self.ended = asyncio.Event()
+        """Set once nobody can write any more, or this is closed."""
         self._loop.add_reader(descriptor, self._readable)
 
     @property
@@ -47,14 +49,16 @@ class LineReader:
 
     def close(self) -> None:
         """Take what is still in the pipe, a last line without newline included, and close it."""
-        if not self._open:
-            return
-        # A writer that never stops must not keep the manager from its end.
-        for _ in range(_LAST_READS):
-            if not self._readable():
-                break
+        self.drain()
         if self._open:
             self._end()
+
+    def drain(self) -> None:
+        """Take what is in the pipe now, without waiting for the loop to see it."""
+        # A writer that never stops must not keep the manager from its end.
+        for _ in range(_LAST_READS):
+            if not self._open or not self._readable():
+                break
 
     def _readable(self) -> bool:
         """Read once; return whether there may be more."""
@@ -90,3 +94,4 @@ class LineReader:
         if self._partial and not self._skipping:
             self._on_line(bytes(self._partial))
         self._partial.clear()
+        self.ended.set()

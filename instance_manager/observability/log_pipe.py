@@ -9,18 +9,26 @@ Source: the manual, "Error Reporting and Logging"; src/backend/postmaster/syslog
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
-from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from instance_manager.log import get_logger
+from instance_manager.observability.heard import Heard
 from instance_manager.observability.lines import LineReader
+from instance_manager.postgres.endings import (
+    POSTMASTER,
+    LastWords,
+    Said,
+    said_on_stderr,
+    split_severity,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
     from types import TracebackType
 
@@ -34,25 +42,26 @@ _LEVELS: Final = {
     "PANIC": "critical",
 }
 """Severities of PostgreSQL; DEBUG1 to DEBUG5 are our debug."""
-_PUBLIC_SEVERITIES: Final = ("LOG", "FATAL", "PANIC")
-_SEVERITIES: Final = (*_LEVELS, "HINT", "DETAIL", "STATEMENT", "CONTEXT")
-_LONGEST_PREFIX: Final = len("2026-01-01 00:00:00.000 UTC [4194304] ")
 _CANNOT_CONNECT_NOW: Final = "57P03"
-_REMEMBERED: Final = 20
-_LAST_WORDS: Final = 3
 _REMEMBERED_CHARACTERS: Final = 1000
 
 
 class PostgresLog:
     """Passes PostgreSQL's log on and remembers what the postmaster itself said last.
 
-    Only messages of the postmaster's LOG, FATAL and PANIC are remembered, never statements or
-    details: they may be shown to people who must not see data.
+    *on_crash* is called once for each crash that the server recovers from by itself, with the
+    postmaster's sentence, such as ``client backend (PID 42) was terminated by signal 9: Killed``,
+    in the server's language; empty where it said none. It must not raise. How a crash is told:
+    see :mod:`instance_manager.observability.heard`.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._last_messages: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
+    def __init__(self, directory: Path, on_crash: Callable[[str], None] | None = None) -> None:
+        self.on_crash = on_crash
+        self.crashes = 0
+        """Since the manager's start."""
         self.records = 0
+        self._heard = Heard(self._take_crash)
+        self._capture: LineReader | None = None
         self._logger = get_logger("postgres")
         self._directory = directory
         self._readers: list[LineReader] = []
@@ -82,16 +91,33 @@ class PostgresLog:
         """Yield a descriptor for a postmaster's standard error; what comes is passed on.
 
         The descriptor is closed with the context; reading goes on for as long as a process of that
-        server has it.
+        server has it. What was said before belongs to the server before, and is forgotten.
         """
-        self._last_messages.clear()
+        self._drain()
+        self._heard = Heard(self._take_crash)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         self._readers = [reader for reader in self._readers if reader.is_open]
-        self._readers.append(LineReader(reading, self.take_last_words))
+        self._capture = LineReader(reading, self.take_last_words)
+        self._readers.append(self._capture)
         try:
             yield writing
         finally:
             os.close(writing)
+
+    async def until_silent(self, seconds: float) -> None:
+        """Wait until no process of the last server can say more, and take what is there.
+
+        After *seconds* at the latest: what it ran, or a backend that hangs, may outlive it.
+        """
+        if self._capture is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._capture.ended.wait()
+        self._drain()
+
+    def _drain(self) -> None:
+        for reader in self._readers:
+            reader.drain()
 
     def take_record(self, line: bytes) -> None:
         """Pass on one line of ``jsonlog``; what is none is passed on as text."""
@@ -102,11 +128,12 @@ class PostgresLog:
             self.take_text(line)
             return
         self.records += 1
-        if record.get("backend_type") == "postmaster":
-            self._remember(severity, message)
-        elif severity == "FATAL":
+        speaker, code = str(record.get("backend_type")), record.get("state_code")
+        said = Said(speaker, severity, str(code) if code else None, _bounded(message))
+        self._heard.hear(said, record.get("pid"))
+        if severity == "FATAL" and speaker != POSTMASTER:
             # The end of one session is no disaster, and a refusal at the start not even news.
-            severity = "DEBUG1" if record.get("state_code") == _CANNOT_CONNECT_NOW else "ERROR"
+            severity = "DEBUG1" if code == _CANNOT_CONNECT_NOW else "ERROR"
         self._emit(severity, message, record=record)
 
     def take_text(self, line: bytes) -> None:
@@ -117,48 +144,45 @@ class PostgresLog:
             self._emit(severity or "LOG", message)
 
     def take_last_words(self, line: bytes) -> None:
-        """Pass on a line of the postmaster's standard error, and remember it if it is its own.
-
-        What the programs that it runs say there has no severity, and may hold anything.
-        """
-        severity, message = split_severity(line.decode("utf-8", "replace").strip())
-        self._remember(severity, message)
+        """Pass on a line of the postmaster's standard error, and remember it if it is its own."""
+        said = said_on_stderr(_bounded(line.decode("utf-8", "replace").strip()))
+        if said is not None:
+            self._heard.hear(said)
         self.take_text(line)
 
     def _emit(self, severity: str, message: str, **fields: object) -> None:
         level = _LEVELS.get(severity, "debug" if severity.startswith("DEBUG") else "info")
         getattr(self._logger, level)(message, **fields)
 
-    def _remember(self, severity: str, message: str) -> None:
-        if severity in _PUBLIC_SEVERITIES:
-            self._last_messages.append((severity, message[:_REMEMBERED_CHARACTERS]))
+    def _take_crash(self, sentence: str) -> None:
+        self.crashes += 1
+        if self.on_crash is not None:
+            self.on_crash(sentence)
+
+    @property
+    def last_words(self) -> LastWords:
+        """What the last server said that tells why it ended."""
+        return self._heard.words
+
+    @property
+    def kills_survived(self) -> int:
+        """The crashes of the last server that a signal 9 began, and that did not end it."""
+        return self._heard.kills_survived
 
     def last_failure(self) -> str:
-        """Return why the postmaster of the last start ended, in its own words, three at most.
+        """Return why the postmaster of the last start ended, in its own words, three at most."""
+        return self.last_words.of_failure()
 
-        Its reasons come before a FATAL; after one it says only that it shuts down. Empty if it
-        said no FATAL: who is killed says nothing.
+    def tail(self) -> tuple[str, ...]:
+        """Return what the postmaster itself said of late, since its start.
+
+        At most 50 lines of 200 characters, LOG, FATAL and PANIC only.
         """
-        messages = [message for _, message in self._last_messages]
-        fatal = [at for at, (severity, _) in enumerate(self._last_messages) if severity != "LOG"]
-        if not fatal:
-            return ""
-        end = fatal[-1] + 1
-        return "; ".join(messages[max(0, end - _LAST_WORDS) : end])
+        return self._heard.tail()
 
 
-def split_severity(text: str) -> tuple[str, str]:
-    """Return severity and message of a line such as ``… [42] FATAL:  reason``; else no severity.
-
-    Lines of the loader, which end a server before it can speak, count as fatal.
-    """
-    marks = {text.find(f"{severity}:  "): severity for severity in _SEVERITIES}
-    first = min((at for at in marks if 0 <= at <= _LONGEST_PREFIX), default=None)
-    if first is not None:
-        return marks[first], text[first + len(marks[first]) + len(":  ") :]
-    if "error while loading shared libraries" in text:
-        return "FATAL", text
-    return "", text
+def _bounded(text: str) -> str:
+    return text[:_REMEMBERED_CHARACTERS]
 
 
 def _open_fifo(path: Path) -> tuple[int, int]:

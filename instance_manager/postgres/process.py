@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from instance_manager.postgres.endings import STRUCTURE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -78,8 +80,14 @@ def start(children: Children, launch: Launch, output: int) -> Child:
     """
     return children.spawn(
         "postgres",
-        [launch.binaries.postgres, "-D", launch.data_directory],
+        [
+            launch.binaries.postgres,
+            *("-D", launch.data_directory),
+            *("-c", f"log_line_prefix={STRUCTURE}"),
+        ],
         environment=launch.environment,
         streams=(None, output, output),
-        inherit=(launch.lock,),
+        # The output once more, under its own number: the server redirects its standard error, and
+        # the pipe is to end with its last process.
+        inherit=(launch.lock, output),
     )

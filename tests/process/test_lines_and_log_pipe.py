@@ -17,7 +17,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from instance_manager.observability.lines import LineReader
-from instance_manager.observability.log_pipe import PostgresLog, split_severity
+from instance_manager.observability.log_pipe import PostgresLog
+from instance_manager.postgres.endings import split_severity
 
 DEADLINE = 20.0
 
