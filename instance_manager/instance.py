@@ -14,7 +14,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from instance_manager import __version__, log
-from instance_manager.errors import ConflictError, InstanceManagerError, UnresponsiveError
+from instance_manager.errors import (
+    ConflictError,
+    Exit,
+    InstanceManagerError,
+    UnresponsiveError,
+)
 from instance_manager.extensions import drift
 from instance_manager.extensions.models import Composed, ExtensionsReport
 from instance_manager.health.verdicts import Facts
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from instance_manager.health.storage import Storage
     from instance_manager.log import Sink
     from instance_manager.observability.events import Events
+    from instance_manager.observability.log_pipe import PostgresLog
     from instance_manager.observability.metrics import Measurements, MetricFacts
     from instance_manager.settings.models import Settings
     from instance_manager.shutdown import Shutdown
@@ -49,6 +55,7 @@ _NOT_STARTED: Final = frozenset(
 _STARTED: Final = frozenset({State.RUNNING})
 _ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
 _PROGRESSING: Final = frozenset({State.INITIALIZING, State.RECOVERING})
+_ENDS_OF_POSTGRES: Final = frozenset({Exit.NOT_STARTED, Exit.CRASH_LOOP, Exit.DISK_SPACE})
 _RELOAD_SECONDS: Final = 30.0
 _RELOAD_POLL_SECONDS: Final = 0.05
 
@@ -92,6 +99,7 @@ class Rooms:
     storage: Storage
     sink: Sink
     shutdown: Shutdown
+    log: PostgresLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,10 @@ class Instance:
             return self._clock()
         return None
 
+    def said_before(self, failure: InstanceManagerError) -> tuple[str, ...]:
+        """Return what the postmaster said last, where a failure is about its end."""
+        return self._rooms.log.tail() if failure.exit_code in _ENDS_OF_POSTGRES else ()
+
     def extensions(self) -> ExtensionsReport:
         """Return the last look at the volumes, and what the running server uses."""
         report = self._rooms.startup.report or _not_looked_yet(self._rooms.startup)
@@ -207,7 +219,7 @@ class Instance:
             phase=phase_of(supervisor.state),
             desired=supervisor.desired,
             stopping=status.stopping_of(supervisor),
-            failure=status.failure_of(status.in_phase_failed(supervisor)),
+            failure=self._failure(),
             postgres=status.postgres_of(supervisor, startup, self._rooms.observer),
             configuration=status.configuration_of(startup, self._rooms.observer),
             extensions=status.extensions_of(report),
@@ -215,6 +227,12 @@ class Instance:
             operation=document_of(current) if current else None,
             conditions=self._conditions.all(),
         )
+
+    def _failure(self) -> models.PhaseFailure | None:
+        from instance_manager import status
+
+        failure = status.in_phase_failed(self._rooms.supervisor)
+        return status.failure_of(failure, self.said_before(failure)) if failure else None
 
     def metrics(self) -> MetricFacts:
         """Return what the metrics show."""
@@ -234,6 +252,7 @@ class Instance:
                 connections_limit=seen.connections_limit if seen else None,
                 replay_lag_bytes=seen.lag_bytes if seen else None,
                 since_checkpoint_bytes=seen.since_checkpoint_bytes if seen else None,
+                crashes=self._rooms.log.crashes,
             ),
             restarts=supervisor.restarts,
             orphans_reaped=self._rooms.children.orphans_reaped,

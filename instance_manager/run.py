@@ -132,6 +132,7 @@ class _Manager:
             needs_query=settings.health.needs_query,
         )
         with Children(_log_orphan) as children, PostgresLog(place.log_directory) as postgres_log:
+            postgres_log.on_crash = lambda sentence: _tell_crash(records.events, sentence)
             startup = Startup(
                 self.surroundings,
                 children,
@@ -150,6 +151,7 @@ class _Manager:
                     storage=_storage(place),
                     sink=self.sink,
                     shutdown=shutdown,
+                    log=postgres_log,
                 )
                 return await self._live(rooms, records)
 
@@ -197,7 +199,7 @@ class _Manager:
             for task in tasks:
                 task.cancel()
         if supervisor.failure is not None:
-            write_termination_log(supervisor.failure)
+            write_termination_log(supervisor.failure, instance.said_before(supervisor.failure))
         elif code == Exit.UNCLEAN:
             write_termination_log(UncleanStopError("postgres was stopped, but not cleanly"))
         _log.info("the manager ends", exit_code=code)
@@ -248,6 +250,12 @@ def _import_server() -> ModuleType:
     return importlib.import_module("instance_manager.api.server")
 
 
+def _tell_crash(events: Events, sentence: str) -> None:
+    """Tell a crash of a part of the server, which postgres recovers from by itself."""
+    _log.warning("postgres recovers from a crash of its own", reason=sentence)
+    events.record("CrashRecovered", sentence or "postgres crashed", kind=EventType.WARNING)
+
+
 def _storage(place: Place) -> Storage:
     return Storage({"data": place.data_directory})
 
@@ -270,7 +278,7 @@ class _Changes:
                 "postgres accepts connections", port=self.rooms.startup.settings.postgres.port
             )
         if state is State.FAILED and failure is not None:
-            write_termination_log(failure)
+            write_termination_log(failure, self.instance.said_before(failure))
             self.instance.events.record(
                 "Failed",
                 failure.message,
@@ -358,11 +366,19 @@ def _leave(supervisor: Supervisor, rung: Rung | None) -> None:
         supervisor.request(Event.LEAVE_REQUESTED, rung, at_once=rung is not None)
 
 
-def write_termination_log(error: InstanceManagerError) -> None:
-    """Write the cause where Kubernetes looks for it, if that file is there."""
-    text = f"exit code {error.exit_code}: {error.message}\n{error.hint}\n".encode()[
-        :_TERMINATION_LOG_LIMIT_BYTES
-    ]
+def write_termination_log(error: InstanceManagerError, said: tuple[str, ...] = ()) -> None:
+    """Write the cause where Kubernetes looks for it, if that file is there.
+
+    *said* are the postmaster's last lines: as many of the latest as there is room for.
+    """
+    text = f"exit code {error.exit_code}: {error.message}\n{error.hint}\n".encode()
+    tail = b""
+    for line in reversed(said):
+        longer = f"{line}\n".encode() + tail
+        if len(text) + len(longer) > _TERMINATION_LOG_LIMIT_BYTES:
+            break
+        tail = longer
+    text += tail
     with contextlib.suppress(OSError):
         descriptor = os.open(_TERMINATION_LOG, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         try:

@@ -15,12 +15,14 @@ from instance_manager.postgres import (
     endings,
     leftovers,
     memory,
+    server_processes,
 )
 from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
     from instance_manager.health.snapshot import Observer
     from instance_manager.observability.log_pipe import PostgresLog
+    from instance_manager.postgres.stop_waits import Awaited
     from instance_manager.startup import Startup
     from instance_manager.supervision.children import ExitStatus
     from instance_manager.supervision.endings import Ending
@@ -30,6 +32,7 @@ _CONTROL_DATA_SECONDS: Final = 10.0
 _LAST_WORDS_SECONDS: Final = 2.0
 """How long the last words of a server are awaited: what it ran may outlive it."""
 _LEFTOVERS_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 3.0
 _WORTH_A_CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
 """With less to write, the checkpoint of the shutdown itself is over soon."""
 
@@ -41,6 +44,7 @@ class Shutdown:
         self._startup = startup
         self._observer = observer
         self._log = log
+        self._look: asyncio.Task[Awaited | None] | None = None
 
     async def checkpoint(self) -> None:
         """Have the server make a checkpoint.
@@ -70,7 +74,17 @@ class Shutdown:
 
     async def awaited(self, postmaster: int) -> str:
         """Return what the stopping server waits for, for people; empty where nobody knows."""
-        return ""
+        if self._look is None or self._look.done():
+            directory = self._startup.place.data_directory
+            self._look = asyncio.create_task(
+                in_thread("stop progress", server_processes.look, postmaster, directory)
+            )
+        await asyncio.wait({self._look}, timeout=_LOOK_SECONDS)
+        if not self._look.done():
+            # No second thread for a disk that does not answer the first.
+            return "waiting for storage: the data directory does not answer"
+        seen = None if self._look.exception() else self._look.result()
+        return seen.message if seen else ""
 
     async def end_leftovers(self) -> None:
         """End what a killed postmaster may have left behind; for a few seconds at most."""

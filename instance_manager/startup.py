@@ -13,6 +13,7 @@ from instance_manager.configuration import parameters
 from instance_manager.errors import (
     DataDirectoryError,
     DataDirectoryInUseError,
+    DiskSpaceError,
     InstanceManagerError,
     PreflightError,
     Problem,
@@ -28,9 +29,9 @@ from instance_manager.postgres import (
     before_start,
     binaries,
     bootstrap,
-    control_data,
     data_directory,
     fencing,
+    free_space,
     leftovers,
     lost,
     marker,
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from instance_manager.surroundings import Surroundings
 
 _log: Final = get_logger()
+_SEGMENTS_AFTER_FULL: Final = 3
+"""More than a start needs: with just one, a server that a full disk ended would end again."""
 _EVENTS: Final = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}
 
 
@@ -247,9 +250,18 @@ class Startup:
         try:
             if isinstance(failure, DataDirectoryInUseError):
                 await self._files_turn.run("lock", self._take_lock)
+            elif isinstance(failure, DiskSpaceError):
+                await self._files_turn.run("free space", self._require_space)
         except (OSError, InstanceManagerError):
             return False
         return True
+
+    def _require_space(self) -> None:
+        directory = self.place.data_directory
+        if data_directory.has_cluster(directory):
+            free_space.require_for_start(directory, _SEGMENTS_AFTER_FULL)
+        else:
+            free_space.require_for_new_cluster(directory)
 
     async def raise_fence(self) -> None:
         """Keep postgres stopped over restarts of the manager too.

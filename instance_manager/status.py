@@ -103,12 +103,14 @@ def is_loaded(observer: Observer, startup: Startup) -> bool | None:
     return observer.facts.configuration_sha256 == startup.written.sha256
 
 
-def failure_of(error: InstanceManagerError | None) -> models.PhaseFailure | None:
-    """Return the document of a failure."""
-    if error is None:
-        return None
+def failure_of(error: InstanceManagerError, said: tuple[str, ...]) -> models.PhaseFailure:
+    """Return the document of a failure, and of what the postmaster *said* before it."""
     return models.PhaseFailure(
-        code=error.code, exit_code=error.exit_code, message=error.message, hint=error.hint
+        code=error.code,
+        exit_code=error.exit_code,
+        message=error.message,
+        hint=error.hint,
+        log=said,
     )
 
 

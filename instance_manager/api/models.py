@@ -131,6 +131,8 @@ class PhaseFailure(Document):
     exit_code: int
     message: str
     hint: str = ""
+    log: tuple[str, ...] = ()
+    """What the postmaster said last of itself, where its end is the cause."""
 
 
 class Stopping(Document):

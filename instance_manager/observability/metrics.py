@@ -43,6 +43,8 @@ class PostgresFacts:
     """``max_connections``."""
     replay_lag_bytes: int | None = None
     since_checkpoint_bytes: int | None = None
+    crashes: int = 0
+    """Since the manager started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +191,7 @@ def _measured_metrics(measurements: Measurements) -> Iterator[Metric]:
 
 
 def _postgres_metrics(facts: PostgresFacts) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     for name, text, value in (
         ("up", "1 if postgres accepted a connection when last asked.", facts.up),
@@ -207,3 +209,6 @@ def _postgres_metrics(facts: PostgresFacts) -> Iterator[Metric]:
     ):
         if value is not None:
             yield GaugeMetricFamily(f"pg_{name}", text, value)
+    yield CounterMetricFamily(
+        "pg_crashes", "Crashes that the server recovered from by itself.", facts.crashes
+    )

@@ -22,6 +22,8 @@ _KEEP_SIZE: Final = 1
 """``FALLOC_FL_KEEP_SIZE`` of fallocate(2)."""
 _IN_MEMORY: Final = 0x01021994
 """``TMPFS_MAGIC`` of statfs(2): there a reservation takes the memory itself, page by page."""
+NEW_CLUSTER_BYTES: Final = 64 * 1024 * 1024
+"""One WAL segment, three databases, and some room."""
 _STATFS_BYTES: Final = 256
 """More than the structure has; its first word is the type."""
 _HINT: Final = (
@@ -42,6 +44,15 @@ def require_for_start(data_directory: Path, segments: int = 1) -> None:
     _require_figures(data_directory, DATA_BYTES, "the files of a start")
     _require_figures(wal, needed, "WAL")
     _require_reservation(wal, needed)
+
+
+def require_for_new_cluster(data_directory: Path) -> None:
+    """Check that there is space for what initdb makes, with its default segments.
+
+    Raises:
+        DiskSpaceError: there isn't.
+    """
+    _require_figures(data_directory, NEW_CLUSTER_BYTES, "a new cluster")
 
 
 def _require_figures(directory: Path, needed: int, purpose: str) -> None:

@@ -78,10 +78,13 @@ def test_counters_and_gauges_carry_what_the_facts_say() -> None:
 
 
 def test_what_is_not_known_of_postgres_is_left_out() -> None:
-    """A zero that nobody measured would be a lie."""
+    """A zero that nobody measured would be a lie; what is counted here is known."""
     found = samples(replace(FACTS, postgres=PostgresFacts(up=False)))
 
-    assert {name: value for name, value in found.items() if name.startswith("pg_")} == {"pg_up": 0}
+    assert {name: value for name, value in found.items() if name.startswith("pg_")} == {
+        "pg_up": 0,
+        "pg_crashes_total": 0,
+    }
 
 
 def test_what_is_known_of_postgres_is_shown() -> None:
@@ -95,6 +98,7 @@ def test_what_is_known_of_postgres_is_shown() -> None:
         connections_limit=100,
         replay_lag_bytes=0,
         since_checkpoint_bytes=0,
+        crashes=3,
     )
 
     found = samples(replace(FACTS, postgres=postgres))
@@ -108,6 +112,7 @@ def test_what_is_known_of_postgres_is_shown() -> None:
         "pg_connections_limit": 100,
         "pg_replay_lag_bytes": 0,
         "pg_wal_since_checkpoint_bytes": 0,
+        "pg_crashes_total": 3,
     }
 
 
