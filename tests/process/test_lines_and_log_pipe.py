@@ -460,3 +460,90 @@ def test_a_hundred_starts_leave_no_descriptor_open(tmp_path: Path) -> None:
         await until(lambda: descriptors() <= before)
 
     follow(tmp_path / "log", body)
+
+
+def test_a_crash_is_counted_and_told_once(tmp_path: Path) -> None:
+    """A second startup process of one server is a crash that it survives; a new server is none."""
+    told: list[str] = []
+    sentence = "io worker (PID 7) was terminated by signal 9: Killed"
+
+    async def body(log: PostgresLog, _: list[Any]) -> None:
+        def say(message: str, **fields: object) -> None:
+            log.take_record(json.dumps(record(message, **fields)).encode())
+
+        log.on_crash = told.append
+        for start in (10, 20):
+            with log.capturing():
+                pass
+            say("starting", backend_type="startup", pid=start)
+            say("redo is not required", backend_type="startup", pid=start)
+            say(sentence)
+            assert log.kills_survived == 0
+            say("interrupted", backend_type="startup", pid=start + 1)
+            say("redo done", backend_type="startup", pid=start + 1)
+            assert log.kills_survived == 1
+
+        assert (log.crashes, told) == (2, [sentence] * 2)
+
+    follow(tmp_path / "log", body)
+
+
+def test_a_crash_that_nobody_asked_for_is_counted(tmp_path: Path) -> None:
+    """The counter needs no callback."""
+    startup = {"backend_type": "startup"}
+    _, log = taken(tmp_path, record("one", pid=1, **startup), record("two", pid=2, **startup))
+
+    assert log.crashes == 1
+
+
+def test_the_words_that_are_still_in_the_pipe_are_the_last_servers(tmp_path: Path) -> None:
+    """Whatever is read late, the next server has not said it."""
+
+    async def body(log: PostgresLog, logged: list[Any]) -> None:
+        with log.capturing() as writing:
+            os.write(writing, b"FATAL:  old\n")
+        write(tmp_path / "log" / "postgres.json", "older")
+        with log.capturing():
+            assert {line["event"] for line in logged} == {"old", "older"}
+            assert log.tail() == ()
+            assert log.last_failure() == ""
+
+    follow(tmp_path / "log", body)
+
+
+def test_last_words_are_awaited_until_the_server_is_gone(tmp_path: Path) -> None:
+    """The collector writes them after the postmaster has ended, and ends last."""
+    path = tmp_path / "log" / "postgres.json"
+
+    async def body(log: PostgresLog, _: list[Any]) -> None:
+        with log.capturing() as writing:
+            collector = subprocess.Popen(
+                ["/bin/sh", "-c", f"sleep 0.2; cat > '{path}'"],
+                stdin=subprocess.PIPE,
+                stderr=writing,
+            )
+        assert collector.stdin is not None
+        collector.stdin.write(json.dumps(record("the reason", "FATAL")).encode() + b"\n")
+        collector.stdin.close()
+        assert log.tail() == ()
+        await log.until_silent(DEADLINE)
+        assert log.tail() == ("FATAL: the reason",)
+        collector.wait()
+
+    follow(tmp_path / "log", body)
+
+
+def test_last_words_are_not_awaited_for_ever(tmp_path: Path) -> None:
+    """A program that outlives its server holds the pipe; what came until then counts."""
+
+    async def body(log: PostgresLog, _: list[Any]) -> None:
+        with log.capturing() as writing:
+            outliving = subprocess.Popen(["sleep", "600"], stderr=writing)
+            os.write(writing, b"LOG:  the reason\n")
+        await log.until_silent(0.05)
+        outliving.kill()
+        outliving.wait()
+
+        assert log.tail() == ("LOG: the reason",)
+
+    follow(tmp_path / "log", body)
