@@ -469,7 +469,7 @@ def test_a_crash_is_counted_and_told_once(tmp_path: Path) -> None:
 
     async def body(log: PostgresLog, _: list[Any]) -> None:
         def say(message: str, **fields: object) -> None:
-            log.take_record(json.dumps(record(message, **fields)).encode())
+            log.take_record(json.dumps(record(message, "LOG", **fields)).encode())
 
         log.on_crash = told.append
         for start in (10, 20):
@@ -490,8 +490,8 @@ def test_a_crash_is_counted_and_told_once(tmp_path: Path) -> None:
 
 def test_a_crash_that_nobody_asked_for_is_counted(tmp_path: Path) -> None:
     """The counter needs no callback."""
-    startup = {"backend_type": "startup"}
-    _, log = taken(tmp_path, record("one", pid=1, **startup), record("two", pid=2, **startup))
+    lines = [record("redo", backend_type="startup", pid=pid) for pid in (1, 2)]
+    _, log = taken(tmp_path, *lines)
 
     assert log.crashes == 1
 
@@ -511,24 +511,25 @@ def test_the_words_that_are_still_in_the_pipe_are_the_last_servers(tmp_path: Pat
     follow(tmp_path / "log", body)
 
 
+def outliving(writing: int, *command: str) -> subprocess.Popen[bytes]:
+    """Start a process that outlives its postmaster and holds its standard error."""
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=writing)
+
+
 def test_last_words_are_awaited_until_the_server_is_gone(tmp_path: Path) -> None:
     """The collector writes them after the postmaster has ended, and ends last."""
     path = tmp_path / "log" / "postgres.json"
 
     async def body(log: PostgresLog, _: list[Any]) -> None:
         with log.capturing() as writing:
-            collector = subprocess.Popen(
-                ["/bin/sh", "-c", f"sleep 0.2; cat > '{path}'"],
-                stdin=subprocess.PIPE,
-                stderr=writing,
-            )
-        assert collector.stdin is not None
-        collector.stdin.write(json.dumps(record("the reason", "FATAL")).encode() + b"\n")
-        collector.stdin.close()
+            collector = outliving(writing, "/bin/sh", "-c", f"cat > '{path}'")
+        silent = asyncio.create_task(log.until_silent(DEADLINE))
+        await asyncio.sleep(0)
         assert log.tail() == ()
-        await log.until_silent(DEADLINE)
+        words = json.dumps(record("the reason", "FATAL")).encode() + b"\n"
+        await asyncio.to_thread(collector.communicate, words)
+        await silent
         assert log.tail() == ("FATAL: the reason",)
-        collector.wait()
 
     follow(tmp_path / "log", body)
 
@@ -538,11 +539,11 @@ def test_last_words_are_not_awaited_for_ever(tmp_path: Path) -> None:
 
     async def body(log: PostgresLog, _: list[Any]) -> None:
         with log.capturing() as writing:
-            outliving = subprocess.Popen(["sleep", "600"], stderr=writing)
+            program = outliving(writing, "cat")
             os.write(writing, b"LOG:  the reason\n")
         await log.until_silent(0.05)
-        outliving.kill()
-        outliving.wait()
+        assert program.poll() is None
+        program.communicate()
 
         assert log.tail() == ("LOG: the reason",)
 
