@@ -71,6 +71,11 @@ class Said:
         return self.severity in ("FATAL", "PANIC") or (not self.severity and self.code is not None)
 
     @property
+    def found_no_space(self) -> bool:
+        """Whether a disk is full, or a quota used up, which has no SQLSTATE of its own."""
+        return self.code == _DISK_FULL or _QUOTA.search(self.message) is not None
+
+    @property
     def is_public(self) -> bool:
         """Whether it may be shown to people who must not see data."""
         return self.speaker == POSTMASTER and self.severity in _PUBLIC
@@ -140,11 +145,7 @@ def _cause(status: ExitStatus, words: LastWords, *, memory_ran_out: bool) -> Cau
     if status.is_success:
         return Cause.CLEAN
     if status.signal is not None:
-        panic = words.own_failure
-        if status.signal == signal.SIGABRT and panic is not None and panic.severity == "PANIC":
-            return _cause_of(panic, words)
-        killed = status.signal == signal.SIGKILL
-        return Cause.OUT_OF_MEMORY if killed and memory_ran_out else Cause.SIGNAL
+        return _cause_of_signal(status.signal, words.own_failure, memory_ran_out=memory_ran_out)
     if status.code == _LOADER_FAILED:
         return Cause.MISSING_LIBRARY
     failure = words.own_failure or words.other
@@ -153,8 +154,16 @@ def _cause(status: ExitStatus, words: LastWords, *, memory_ran_out: bool) -> Cau
     return Cause.OUT_OF_MEMORY if memory_ran_out else Cause.ERROR
 
 
+def _cause_of_signal(number: int, failure: Said | None, *, memory_ran_out: bool) -> Cause:
+    if number == signal.SIGABRT and failure is not None and failure.severity != "FATAL":
+        # Not from outside: this is how a panic ends.
+        return Cause.DISK_FULL if failure.found_no_space else Cause.PANIC
+    killed = number == signal.SIGKILL
+    return Cause.OUT_OF_MEMORY if killed and memory_ran_out else Cause.SIGNAL
+
+
 def _cause_of(failure: Said, words: LastWords) -> Cause:
-    if failure.code == _DISK_FULL or _QUOTA.search(failure.message):
+    if failure.found_no_space:
         return Cause.DISK_FULL
     if failure.severity == "PANIC":
         return Cause.PANIC

@@ -523,13 +523,16 @@ def test_last_words_are_awaited_until_the_server_is_gone(tmp_path: Path) -> None
     async def body(log: PostgresLog, _: list[Any]) -> None:
         with log.capturing() as writing:
             collector = outliving(writing, "/bin/sh", "-c", f"cat > '{path}'")
-        silent = asyncio.create_task(log.until_silent(DEADLINE))
+
+        async def all_that_is_said() -> tuple[str, ...]:
+            await log.until_silent(DEADLINE)
+            return log.tail()
+
+        said = asyncio.create_task(all_that_is_said())
         await asyncio.sleep(0)
-        assert log.tail() == ()
         words = json.dumps(record("the reason", "FATAL")).encode() + b"\n"
         await asyncio.to_thread(collector.communicate, words)
-        await silent
-        assert log.tail() == ("FATAL: the reason",)
+        assert await said == ("FATAL: the reason",)
 
     follow(tmp_path / "log", body)
 

@@ -82,7 +82,7 @@ def test_each_crash_is_told_with_its_own_sentence() -> None:
         "client backend (PID 9) was terminated by signal 6: Aborted",
         "io worker (PID 1996) was terminated by signal 9: Killed",
         "checkpointer process (PID 99) was terminated by signal 19: Stopped",
-        "WAL writer process (PID 1813) exited with exit code 2",
+        "WAL writer process (PID 1813) exited with exit code 99",
     ]
     heard.startup(10)
     for pid, sentence in enumerate(sentences, 11):

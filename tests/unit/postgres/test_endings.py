@@ -208,6 +208,8 @@ def test_a_panic_of_the_postmaster_is_told_from_an_abort_from_outside() -> None:
     )
     assert ending(ABORTED) == Ending(Cause.SIGNAL, "")
     assert ending(ABORTED, "postmaster 53100 PANIC:  no space").cause is Cause.DISK_FULL
+    assert ending(ABORTED, "postmaster XX000 比致命错误还过分的错误:  无").cause is Cause.PANIC
+    assert ending(ABORTED, "postmaster 53100 FATAL:  no space").cause is Cause.SIGNAL
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
