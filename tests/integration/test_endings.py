@@ -53,13 +53,19 @@ class Server:
 
     def tell(self, command: str) -> dict[str, Any]:
         """Give a command and return the answer."""
+        self.ask(command)
+        return self.answer()
+
+    def ask(self, command: str) -> None:
         assert self.process.stdin is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         late = threading.Timer(DEADLINE_SECONDS, self.process.kill)
         late.start()
         try:
-            self.process.stdin.write(command + "\n")
-            self.process.stdin.flush()
             answer = self.process.stdout.readline()
         finally:
             late.cancel()
@@ -435,22 +441,33 @@ def test_a_kill_after_a_crash_that_was_survived_is_a_kill(prepared: Server) -> N
     assert prepared.crashes()["count"] == 1
 
 
+def collectors(manager: Manager) -> list[int]:
+    """Return the pids of the server's logging collectors: one, unless it is being replaced."""
+    return [
+        pid
+        for pid in manager.postgres_processes()
+        if b"logger" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
 def test_a_logging_collector_that_is_killed_is_replaced_without_a_crash(
     prepared: Server,
 ) -> None:
-    """The new one writes where the old one did, and last words come through it."""
+    """Last words come through the new one, however late it is with them."""
     manager = prepared.set("restart_after_crash = off").spawn().until_serving().manager
-    (collector,) = [
-        pid
-        for pid in manager.postgres_processes()
-        if b"postgres: " in (title := Path(f"/proc/{pid}/cmdline").read_bytes())
-        and b"logger" in title
-    ]
-    os.kill(collector, signal.SIGKILL)
+    (old,) = collectors(manager)
+    os.kill(old, signal.SIGKILL)
     until(lambda: "system logger process" in manager.logged(), "the end of the collector is told")
     assert prepared.crashes() == {"sentences": [], "count": 0}
+    (new,) = until(
+        lambda: [pid for pid in collectors(manager) if pid != old], "there is a new collector"
+    )
+    os.kill(new, signal.SIGSTOP)
     kill_process(manager, BACKEND)
-    ended = prepared.ended()
+    prepared.ask("ended")
+    until(lambda: not Path(f"/proc/{prepared.pid}").exists(), "the postmaster has ended")
+    os.kill(new, signal.SIGCONT)
+    ended = prepared.answer()
 
     assert "was terminated by signal 9: Killed" in ended["message"]
     assert ended["tail"][-1] == "LOG: database system is shut down"
