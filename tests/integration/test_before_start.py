@@ -347,7 +347,7 @@ def test_a_read_only_volume_is_told_as_such(
     """Nothing is tried on it, and mounted read-write it runs."""
     place = put_on(volume, manager, purpose)
     with_data(manager)
-    volume.remount("ro")
+    volume.become("ro")
     manager.start()
     failure = until_refused(manager, "data-directory-read-only")
     assert "its file system is read-only" in failure["message"]
@@ -356,7 +356,7 @@ def test_a_read_only_volume_is_told_as_such(
 
     manager.start()
     until_refused(manager, "data-directory-read-only")
-    volume.remount("rw")
+    volume.become("rw")
     until_mended(manager)
     assert manager.end() == 0
 

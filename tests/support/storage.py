@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tests.support.manager import until
 
@@ -27,9 +28,10 @@ class Volume:
     inside: tuple[str, ...]
     """What brings a command to where it may mount."""
 
-    def remount(self, options: str) -> None:
-        """Change the mount's options, such as ``ro`` or ``size=64m``."""
-        self._run("mount", "-o", f"remount,{options}", str(self.path))
+    def become(self, access: Literal["ro", "rw"]) -> None:
+        """Let nobody write there, or let those write again who might before."""
+        # The mount, not the file system: a namespace of a user's own may change no more.
+        self._run("mount", "-o", f"remount,bind,{access}", str(self.path))
 
     def unmount(self) -> None:
         """Take the mount away, also from under those who use it."""
