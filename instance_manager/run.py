@@ -37,6 +37,7 @@ from instance_manager.shutdown import Shutdown
 from instance_manager.startup import Journal, Startup
 from instance_manager.supervision.children import Children
 from instance_manager.supervision.operations import Kind, Operations
+from instance_manager.supervision.orphans import OrphanLog
 from instance_manager.supervision.restart import RestartBudget
 from instance_manager.supervision.shutdown import Rung
 from instance_manager.supervision.states import Event, State
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from instance_manager.settings.models import Settings
-    from instance_manager.supervision.children import Orphan
     from instance_manager.surroundings import Place, Surroundings
 
 _log: Final = log.get_logger()
@@ -131,7 +131,7 @@ class _Manager:
             period_seconds=settings.health.period_seconds,
             needs_query=settings.health.needs_query,
         )
-        with Children(_log_orphan) as children, PostgresLog(place.log_directory) as postgres_log:
+        with Children(OrphanLog()) as children, PostgresLog(place.log_directory) as postgres_log:
             postgres_log.on_crash = lambda sentence: _tell_crash(records.events, sentence)
             startup = Startup(
                 self.surroundings,
@@ -324,12 +324,6 @@ async def _guard(name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> No
         except Exception as error:  # noqa: BLE001 - the task guard
             _log.error("a fault of the manager", task=name, exc_info=error)
         await asyncio.sleep(_FAULT_PAUSE_SECONDS)
-
-
-def _log_orphan(orphan: Orphan) -> None:
-    _log.debug(
-        "reaped an orphan", pid=orphan.pid, command=orphan.command, status=str(orphan.status)
-    )
 
 
 @contextmanager
