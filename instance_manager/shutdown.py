@@ -88,10 +88,10 @@ class Shutdown:
 
     async def end_leftovers(self) -> None:
         """End what a killed postmaster may have left behind; for a few seconds at most."""
-        files = self._startup.files
-        with suppress(TimeoutError, OSError):
+        site = leftovers.Site(self._startup.files, leftovers.Lock.OURS)
+        with suppress(TimeoutError, OSError, InstanceManagerError):
             async with asyncio.timeout(_LEFTOVERS_SECONDS):
-                await in_thread("leftovers", leftovers.end_all, files.data_directory, files.lock)
+                await in_thread("leftovers", leftovers.end_all, site)
 
     async def why_ended(self, status: ExitStatus) -> Ending:
         """Return why a postmaster that was not asked to, and ended with *status*, did so.

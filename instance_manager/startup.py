@@ -18,7 +18,6 @@ from instance_manager.errors import (
     PreflightError,
     Problem,
     SettingsError,
-    StartError,
 )
 from instance_manager.extensions import preflight
 from instance_manager.extensions.hashing import with_content_hashes
@@ -33,6 +32,7 @@ from instance_manager.postgres import (
     fencing,
     free_space,
     leftovers,
+    lock,
     lost,
     marker,
     memory,
@@ -42,6 +42,7 @@ from instance_manager.postgres import (
     read_only,
 )
 from instance_manager.postgres.connection import Answer
+from instance_manager.postgres.lease import Lease
 from instance_manager.server_configuration import Target, Written, write_configuration
 from instance_manager.settings.changes import keep, keys_needing_start
 from instance_manager.settings.secrets import read_secret
@@ -50,6 +51,7 @@ from instance_manager.supervision.threads import Serial, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from instance_manager.extensions.facts import ServerFacts
     from instance_manager.extensions.models import Composed, ExtensionsReport, Finding
@@ -104,7 +106,9 @@ class Startup:
         self._clock = clock
         self._journal = journal
         self._ends = ExitStack()
-        self._lock: int | None = None
+        self._held: lock.Held | None = None
+        self._past_stale_pid: dict[str, str] = {}
+        self.lease = Lease(self.files.directory)
         self._files_turn = Serial()
         self._has_run = False
         self._had_cluster = False
@@ -114,6 +118,11 @@ class Startup:
 
     def close(self) -> None:
         """Release the lock, as far as this process holds it."""
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Release the data directory, which is another's by now: the next start takes it again."""
+        self._held = None
         self._ends.close()
 
     @property
@@ -216,8 +225,8 @@ class Startup:
 
     def spawn(self) -> Child:
         """Start the postmaster with what was prepared."""
-        lock = self._lock
-        if lock is None:
+        held = self._held
+        if held is None:
             raise PreflightError("cannot start postgres: nothing was prepared")
         self._observer.forget()
         self._has_run = True
@@ -225,21 +234,11 @@ class Startup:
         launch = process.Launch(
             binaries=self.place.binaries,
             data_directory=self.place.data_directory,
-            environment=self._server_environment() | self._past_stale_pid(),
-            lock=lock,
+            environment=self._server_environment() | self._past_stale_pid,
+            lock=held.descriptor,
         )
         with self._timed("spawn"), self._log.capturing() as output:
             return process.start(self._children, launch, output)
-
-    def _past_stale_pid(self) -> dict[str, str]:
-        """Return what makes postgres ignore a ``postmaster.pid`` that was left behind.
-
-        Pids repeat in containers, so the one in it is often that of another process by now. The
-        lock is ours and old processes were ended: whoever it names is not the postmaster of this
-        directory. The file itself stays: others may be reading it.
-        """
-        stale = pid_file.read(self.place.data_directory)
-        return {"PG_GRANDPARENT_PID": str(stale.pid)} if stale else {}
 
     async def ask(self) -> Event | None:
         """Ask the postmaster whether it accepts connections."""
@@ -282,7 +281,7 @@ class Startup:
         await self._change_fence("remove", lambda: fencing.remove_fence(self.files))
 
     async def _change_fence(self, verb: str, change: Callable[[], None]) -> None:
-        if self._lock is None:
+        if self._held is None:
             raise DataDirectoryError(
                 f"cannot {verb} the fence: the data directory is not ours to write",
                 hint="it holds for as long as this manager lives",
@@ -329,19 +328,17 @@ class Startup:
         elif not self.files.marker.exists():
             self._had_cluster = True
         read_only.require_writable(directory)
-        if self._lock is not None and not data_directory.is_lock_of(self._lock, self.files):
+        if self._held is not None and not self._held.is_of(self.files):
             # Another volume is there now, or another directory: it has a lock of its own.
-            self._lock = None
-            self._ends.close()
-        if self._lock is None:
+            self.let_go()
+        if self._held is None:
             with read_only.told(directory):
                 files = data_directory.prepare(directory)
-                self._lock = self._ends.enter_context(data_directory.locked(files))
-        if not leftovers.end_all(directory, self.files.lock):
-            raise StartError(
-                f"cannot start postgres in {str(directory)!r}: old processes of it can't be ended",
-                hint="they wait for a disk: see the state of the storage",
-            )
+                held = lock.held(files, self.lease, self._children.pids)
+                self._held = self._ends.enter_context(held)
+        leftovers.end_all(self._held.site)
+        pid_file.remove_damaged(directory)
+        self._past_stale_pid = _past_stale_pid(directory)
 
     def _examine(self) -> Examination:
         return examine(
@@ -405,7 +402,7 @@ class Startup:
     def _bootstrap_plan(self) -> bootstrap.Bootstrap:
         settings, examination = self.settings, self.examination
         assert examination is not None  # noqa: S101 - prepare() has looked
-        assert self._lock is not None  # noqa: S101 - prepare() has taken it
+        assert self._held is not None  # noqa: S101 - prepare() has taken it
         composed = examination.report.composed
         return bootstrap.Bootstrap(
             files=self.files,
@@ -418,7 +415,7 @@ class Startup:
             server_parameters=_search_paths(composed, self._server_facts().major),
             passwords=_passwords(settings.bootstrap),
             instance=self._surroundings.name,
-            lock=self._lock,
+            lock=self._held.descriptor,
         )
 
     def _server_environment(self) -> dict[str, str]:
@@ -430,6 +427,19 @@ class Startup:
             library_path=composed.ld_library_path,
             extra=composed.env,
         )
+
+
+def _past_stale_pid(directory: Path) -> dict[str, str]:
+    """Return what makes postgres ignore a ``postmaster.pid`` that was left behind.
+
+    Pids repeat in containers, so the one in it is often that of another process by now. Only where
+    that process is no postmaster of this directory: else postgres refuses, rightly. The file
+    itself stays: postgres finds in it the shared memory of the server before.
+    """
+    judged = pid_file.judge(directory)
+    if judged.verdict is not pid_file.Verdict.STALE or judged.pid is None:
+        return {}
+    return {"PG_GRANDPARENT_PID": str(judged.pid)}
 
 
 def _search_paths(composed: Composed, major: int) -> dict[str, str]:

@@ -1,33 +1,27 @@
 """The data directory: which one, whose, and whether it holds a cluster.
 
 Everything of ours lies in one directory inside it, :class:`OurFiles`. Here nothing is made or
-mended except that directory and its lock; what is wrong is said with the way out.
+mended except that directory; what is wrong is said with the way out.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from instance_manager.errors import (
     DataDirectoryDamagedError,
     DataDirectoryError,
-    DataDirectoryInUseError,
     DataDirectoryOwnerError,
     DataDirectoryVersionError,
     DiskSpaceError,
 )
 from instance_manager.log import get_logger
-from instance_manager.postgres import leftovers, read_only
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
+from instance_manager.postgres import read_only
 
 DEFAULT: Final = Path("/var/lib/postgresql/data/pgdata")
 _log: Final = get_logger()
@@ -258,70 +252,3 @@ def require_no_data_nearby(data_directory: Path) -> None:
                 hint=f"set postgres.data_directory (or PGDATA) to {str(place)!r} to use it, or"
                 " move it away",
             )
-
-
-def is_lock_of(descriptor: int, files: OurFiles) -> bool:
-    """Whether the open file is the lock of this directory, and not of one that was there before.
-
-    A volume that was unmounted takes its lock with it.
-    """
-    held = os.fstat(descriptor)
-    try:
-        there = files.lock.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
-
-
-@contextmanager
-def locked(files: OurFiles) -> Generator[int]:
-    """Hold the lock of a data directory and yield its descriptor, for postgres to inherit.
-
-    Two locks on one file. flock(2) belongs to the open file, so it lasts as long as any process
-    has the descriptor: also one that outlived its manager, also in another container. The record
-    lock of fcntl(2) belongs to this process alone, so it tells whether a manager lives: without
-    one, those who still hold the other lock are leftovers, and are ended.
-
-    Raises:
-        DataDirectoryInUseError: a manager holds it, or a server that can't be ended from here.
-        DataDirectoryError: it can't be opened.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        descriptor = os.open(files.lock, flags, 0o600)
-    except OSError as error:
-        raise DataDirectoryError(
-            f"cannot open lock {str(files.lock)!r}: {error.strerror}",
-            hint="the data directory must be writable for the user that runs postgres",
-        ) from error
-    try:
-        _acquire(descriptor, files)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(descriptor: int, files: OurFiles) -> None:
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise _in_use(files, "another manager", "stop the other one") from error
-    for is_last_try in (False, True):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if is_last_try or not leftovers.end_all(files.data_directory, files.lock):
-                raise _in_use(
-                    files,
-                    "a server in another container",
-                    "stop it there; the lock is released when its last process ends",
-                ) from error
-        else:
-            return
-
-
-def _in_use(files: OurFiles, who: str, hint: str) -> DataDirectoryInUseError:
-    return DataDirectoryInUseError(
-        f"cannot use data directory {str(files.data_directory)!r}: it is in use by {who}",
-        hint=hint,
-    )

@@ -2,119 +2,230 @@
 
 A manager killed with -9 leaves its server alive, and a postmaster killed so may leave a busy or
 frozen backend that holds the shared memory: the next start would fail for as long as they live.
-They are ended, never adopted. Found are processes of this user, in this process namespace, that
-work in the data directory, or hold its lock. Source: proc(5).
+They are ended, never adopted. Found are processes of this user, in this process namespace: servers
+that work in the data directory, and whoever holds its lock. Source: proc(5).
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import time
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from instance_manager.errors import DataDirectoryInUseError
 from instance_manager.log import get_logger
+from instance_manager.postgres import pid_file, processes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
+    from instance_manager.postgres.data_directory import OurFiles
+    from instance_manager.postgres.processes import Identity, Process
+
+FAST_SECONDS: Final = 10.0
 _log: Final = get_logger()
-_GRACE_SECONDS: Final = 5.0
+_MOMENT_SECONDS: Final = 0.3
+"""Idle backends of a killed postmaster end by themselves, in less than a tenth of a second."""
+_KILL_SECONDS: Final = 5.0
+_KILL_ROUNDS: Final = 3
 _POLL_SECONDS: Final = 0.02
-_DELETED: Final = " (deleted)"
+_HOLDER_PROGRAMS: Final = pid_file.SERVER_PROGRAMS | {"initdb"}
+_BACKEND_TITLE: Final = "postgres: "
+_SINGLE_USER: Final = "--single"
 
 
-def end_all(data_directory: Path, lock: Path) -> bool:
-    """End every old process of the data directory; return whether none is left.
+class Lock(Enum):
+    """Who has the lock of the data directory while its old processes are looked for."""
 
-    An immediate stop first, which postgres passes on to its children, then SIGKILL. Blocks for a
-    few seconds at most: for a thread.
+    OURS = auto()
+    """Then nobody else has it, and only servers that work there need to be found."""
+    THEIRS = auto()
+    """Then whoever holds it is an old process, whatever program it runs."""
+    IMPOSSIBLE = auto()
+    """The file system can't lock: who has the file open and may make a cluster is one, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The data directory whose old processes are looked for."""
+
+    files: OurFiles
+    lock: Lock
+    spared: Callable[[], Collection[int]] = tuple
+    """The living children of this manager, each the leader of a group of tools."""
+
+    @property
+    def directory(self) -> Path:
+        """The data directory itself."""
+        return self.files.data_directory
+
+
+def end_all(site: Site, *, fast_seconds: float = FAST_SECONDS) -> bool:
+    """End every old process of the data directory; return whether there was any.
+
+    A living postmaster is asked for a fast stop, for *fast_seconds* at most. What is left then is
+    stopped and killed. Blocks: for a thread.
+
+    Raises:
+        DataDirectoryInUseError: processes can't be ended, or are somebody's work.
+        DataDirectoryError: ``postmaster.pid`` can't be read.
     """
-    found = _find(data_directory, lock)
+    found = find(site)
     if not found:
-        return True
-    _log.warning("ending old processes of this data directory", pids=found)
-    _signal(found, signal.SIGCONT, signal.SIGQUIT)
-    if _gone_within(data_directory, lock, _GRACE_SECONDS):
-        return True
-    while left := _find(data_directory, lock):
-        # Stopped first, so that none can start another one while the rest is being ended.
-        _signal(left, signal.SIGSTOP)
-        _signal(_find(data_directory, lock), signal.SIGKILL)
-        if _gone_within(data_directory, lock, _GRACE_SECONDS):
-            return True
-        if set(_find(data_directory, lock)) >= set(left):
-            # In an uninterruptible wait for a disk: nothing can be done about them.
-            return False
+        return False
+    _spare_work_of_people(site, found)
+    postmasters = _postmasters(site.directory, found)
+    if postmasters:
+        _log.warning(
+            "stopping an old server of this data directory",
+            mode="fast",
+            postmasters=_pids(postmasters),
+            pids=_pids(found),
+            seconds=fast_seconds,
+        )
+        # A frozen backend would keep its postmaster from ending.
+        _signal(found, signal.SIGCONT)
+        _signal(postmasters, signal.SIGINT)
+    left = _left_after(site, fast_seconds if postmasters else _MOMENT_SECONDS)
+    if left:
+        _kill(site)
+    _log.warning("ended old processes of this data directory", pids=_pids(found))
     return True
 
 
-def _gone_within(data_directory: Path, lock: Path, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not _find(data_directory, lock):
-            return True
-        time.sleep(_POLL_SECONDS)
-    return False
-
-
-def _signal(pids: list[int], *numbers: signal.Signals) -> None:
-    for number in numbers:
-        for pid in pids:
-            try:
-                os.kill(pid, number)
-            except (ProcessLookupError, PermissionError):
-                continue
-
-
-def _find(data_directory: Path, lock: Path) -> list[int]:
-    """Return the processes that belong to the directory, without this one; zombies are none."""
-    directory = data_directory.resolve()
+def find(site: Site) -> list[Process]:
+    """Return the old processes of the data directory, by pid."""
+    places = {
+        place
+        for path in (site.files.data_directory, site.files.new_cluster)
+        if (place := processes.identity_of(path)) is not None
+    }
+    lock = processes.identity_of(site.files.lock)
+    found = [
+        process
+        for process in processes.others_of_mine()
+        if _works_in(process, places) or (lock and _has_lock(process, site.lock, lock))
+    ]
+    # Asked for after the look: a tool that was started meanwhile is among them.
+    spared = set(site.spared())
     return sorted(
-        pid
-        for pid in _own_processes()
-        if _works_in(pid, directory) or (_is_postgres(pid) and _holds(pid, lock))
+        (process for process in found if spared.isdisjoint(_relations(process))),
+        key=lambda process: process.pid,
     )
 
 
-def _own_processes() -> Iterator[int]:
-    me = os.geteuid()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                if entry.stat().st_uid == me:
-                    yield int(entry.name)
-            except OSError:
-                continue
+def _relations(process: Process) -> tuple[int, int, int]:
+    return process.pid, process.parent, process.group
 
 
-def _works_in(pid: int, directory: Path) -> bool:
-    """Whether the server's program runs there, or in a cluster that was being made there."""
-    if not _is_postgres(pid):
-        return False
-    try:
-        place = str(Path(f"/proc/{pid}/cwd").readlink()).removesuffix(_DELETED)
-    except OSError:
-        return False
-    return Path(place).is_relative_to(directory)
+def _works_in(process: Process, places: Collection[Identity]) -> bool:
+    return process.program in pid_file.SERVER_PROGRAMS and process.directory in places
 
 
-def _is_postgres(pid: int) -> bool:
-    try:
-        program = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(_DELETED)
-    except OSError:
-        return False
-    return Path(program).name in {"postgres", "postmaster", "initdb"}
-
-
-def _holds(pid: int, lock: Path) -> bool:
-    try:
-        wanted = lock.stat()
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            status = entry.stat()
-            if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return True
-    except OSError:
-        return False
+def _has_lock(process: Process, state: Lock, file: Identity) -> bool:
+    """Whether a process keeps the lock from us, as far as that can be told."""
+    if state is Lock.THEIRS:
+        return any(_is_locked(descriptor) for descriptor in _open_on(process.pid, file))
+    if state is Lock.IMPOSSIBLE and process.program in _HOLDER_PROGRAMS:
+        return any(_open_on(process.pid, file))
     return False
+
+
+def _open_on(pid: int, file: Identity) -> Iterator[Path]:
+    """Yield the process' descriptors of a file, as paths in /proc."""
+    try:
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return
+    yield from (entry for entry in entries if processes.identity_of(entry) == file)
+
+
+def _is_locked(descriptor: Path) -> bool:
+    """Whether a descriptor carries a flock(2): not so where somebody only reads the file."""
+    try:
+        text = (descriptor.parents[1] / "fdinfo" / descriptor.name).read_text(encoding="ascii")
+    except OSError:
+        return False
+    return any(line.startswith("lock:") and "FLOCK" in line for line in text.splitlines())
+
+
+def _spare_work_of_people(site: Site, found: Iterable[Process]) -> None:
+    """Refuse beside a single-user server: whoever works with it is not cut off.
+
+    One that has our lock is a tool's of a manager that is gone, one elsewhere initdb's.
+    """
+    directory = processes.identity_of(site.directory)
+    lock = processes.identity_of(site.files.lock)
+    for process in found:
+        if (
+            _SINGLE_USER in process.arguments[1:2]
+            and process.directory == directory
+            and not (lock and any(_open_on(process.pid, lock)))
+        ):
+            raise DataDirectoryInUseError(
+                f"cannot use data directory {str(site.directory)!r}: it is in use by a single-user"
+                f" server, process {process.pid}",
+                hint="end it: somebody may be working with it; then this goes on by itself",
+            )
+
+
+def _postmasters(directory: Path, found: list[Process]) -> list[Process]:
+    """Return the postmaster: whom the pid file names, else who is nobody's child and no backend.
+
+    In the first moments, a server has no pid file yet.
+    """
+    judged = pid_file.judge(directory)
+    if judged.verdict is pid_file.Verdict.LIVING:
+        return [process for process in found if process.pid == judged.pid]
+    pids = {process.pid for process in found}
+    return [
+        process
+        for process in found
+        if process.parent not in pids
+        and process.program in pid_file.SERVER_PROGRAMS
+        and not " ".join(process.arguments).startswith(_BACKEND_TITLE)
+    ]
+
+
+def _left_after(site: Site, seconds: float) -> list[Process]:
+    """Wait until none is left, *seconds* at most; return who is."""
+    end = time.monotonic() + seconds
+    while left := find(site):
+        if time.monotonic() >= end:
+            break
+        time.sleep(_POLL_SECONDS)
+    return left
+
+
+def _kill(site: Site) -> None:
+    """Kill until none is left, or only such as no signal reaches."""
+    for _ in range(_KILL_ROUNDS):
+        # Stopped first, so that none can start another one while the rest is being ended.
+        _signal(find(site), signal.SIGSTOP)
+        left = find(site)
+        _log.warning("killing old processes of this data directory", pids=_pids(left))
+        _signal(left, signal.SIGSTOP)
+        _signal(left, signal.SIGKILL)
+        left = _left_after(site, _KILL_SECONDS)
+        if all(process.is_uninterruptible for process in left):
+            break
+    else:
+        left = find(site)
+    if left:
+        raise DataDirectoryInUseError(
+            f"cannot use data directory {str(site.directory)!r}: it is in use by old processes"
+            f" that can't be ended: {', '.join(map(str, _pids(left)))}",
+            hint="they wait for a disk: see the state of the storage; then this goes on by itself",
+        )
+
+
+def _signal(found: Iterable[Process], number: signal.Signals) -> None:
+    for process in found:
+        process.signal(number)
+
+
+def _pids(found: Iterable[Process]) -> list[int]:
+    return [process.pid for process in found]

@@ -157,6 +157,10 @@ class Children:
         # Nobody reaps orphans here any more: let them go to who does.
         become_subreaper(False)
 
+    def pids(self) -> tuple[int, ...]:
+        """Return the pids of the children that live; each leads a process group."""
+        return tuple(self._living)
+
     def spawn(
         self,
         name: str,

@@ -60,7 +60,11 @@ def flip_control(manager: Manager) -> None:
 
 def hide(name: str) -> Callable[[Manager], None]:
     """Return what takes an entry out of the data directory."""
-    return lambda manager: shutil.move(manager.data / name, aside(manager))
+
+    def take_out(manager: Manager) -> None:
+        shutil.move(manager.data / name, aside(manager))
+
+    return take_out
 
 
 def show(name: str) -> Callable[[Manager], None]:

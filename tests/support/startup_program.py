@@ -22,7 +22,8 @@ from instance_manager import log
 from instance_manager.commands.loading import loader
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.observability.log_pipe import PostgresLog
-from instance_manager.startup import Startup
+from instance_manager.shutdown import Shutdown
+from instance_manager.startup import Journal, Startup
 from instance_manager.supervision.children import Child, Children
 from instance_manager.supervision.states import Event
 from instance_manager.surroundings import Surroundings, survey
@@ -31,8 +32,9 @@ from instance_manager.surroundings import Surroundings, survey
 class Program:
     """What the commands do."""
 
-    def __init__(self, startup: Startup, postgres_log: PostgresLog) -> None:
+    def __init__(self, startup: Startup, shutdown: Shutdown, postgres_log: PostgresLog) -> None:
         self.startup = startup
+        self.shutdown = shutdown
         self.log = postgres_log
         self.crashes: list[str] = []
         self.postmaster: Child | None = None
@@ -51,7 +53,7 @@ class Program:
             case "ended":
                 assert self.postmaster is not None
                 status = await self.postmaster.wait()
-                ending = await self.startup.why_ended(status)
+                ending = await self.shutdown.why_ended(status)
                 return {
                     "status": str(status),
                     "cause": ending.cause,
@@ -79,10 +81,10 @@ async def serve(surroundings: Surroundings) -> None:
             observer,
             postgres_log,
             clock=time.monotonic,
-            on_step=lambda step, seconds: None,
+            journal=Journal(lambda step, seconds: None, lambda reason, message: None),
         )
         with closing(startup):
-            program = Program(startup, postgres_log)
+            program = Program(startup, Shutdown(startup, observer, postgres_log), postgres_log)
             while line := await asyncio.to_thread(sys.stdin.readline):
                 sys.stdout.write(json.dumps(await program.answer(line.strip())) + "\n")
                 sys.stdout.flush()

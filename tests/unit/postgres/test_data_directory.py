@@ -1,4 +1,4 @@
-"""The data directory: made, mended, locked, and refused with the way out."""
+"""The data directory: made, mended, and refused with the way out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from structlog.testing import capture_logs
 from instance_manager.errors import (
     DataDirectoryDamagedError,
     DataDirectoryError,
-    DataDirectoryInUseError,
     DataDirectoryOwnerError,
     DataDirectoryVersionError,
 )
 from instance_manager.postgres import data_directory
-from instance_manager.postgres.data_directory import OurFiles
 
 STRANGER = 12345
 
@@ -300,71 +298,3 @@ def test_a_link_hides_no_cluster_above_either_end(tmp_path: Path, holder: str) -
 def test_a_configured_directory_is_taken_as_it_is(tmp_path: Path) -> None:
     """Nobody else's cluster changes what a setting says."""
     assert data_directory.resolve(tmp_path / "data") == tmp_path / "data"
-
-
-def test_a_second_lock_is_refused_until_the_first_one_is_gone(tmp_path: Path) -> None:
-    """Whoever comes second is told that somebody else is there."""
-    files = data_directory.prepare(tmp_path)
-    with (
-        data_directory.locked(files),
-        pytest.raises(DataDirectoryInUseError, match="it is in use by") as caught,
-        data_directory.locked(files),
-    ):
-        pass
-    assert caught.value.exit_code == 7
-    with data_directory.locked(files):
-        pass
-
-
-def test_a_lock_lasts_as_long_as_anybody_has_its_descriptor(tmp_path: Path) -> None:
-    """A server that outlives its manager holds it."""
-    files = data_directory.prepare(tmp_path)
-    with data_directory.locked(files) as descriptor:
-        inherited = os.dup(descriptor)
-    with pytest.raises(DataDirectoryInUseError), data_directory.locked(files):
-        pass
-    os.close(inherited)
-
-    with data_directory.locked(files):
-        pass
-
-
-def test_a_refused_lock_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    """Waiting for a lock for hours costs nothing."""
-    files = data_directory.prepare(tmp_path)
-    with data_directory.locked(files):
-        before = len(list(Path("/proc/self/fd").iterdir()))
-        for _ in range(5):
-            with pytest.raises(DataDirectoryInUseError), data_directory.locked(files):
-                pass
-
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-@pytest.mark.parametrize("kind", ["link", "directory"])
-def test_a_lock_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
-    """A link is not followed: the lock of another directory would be taken."""
-    files: OurFiles = data_directory.prepare(tmp_path / "data")
-    if kind == "link":
-        files.lock.symlink_to(tmp_path / "elsewhere")
-    else:
-        files.lock.mkdir()
-
-    with (
-        pytest.raises(DataDirectoryError, match="cannot open lock"),
-        data_directory.locked(files),
-    ):
-        pass
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_a_lock_is_known_as_that_of_its_directory(tmp_path: Path) -> None:
-    """One that was taken before a volume was swapped belongs to the old volume."""
-    files = data_directory.prepare(tmp_path / "data")
-    with data_directory.locked(files) as descriptor:
-        assert data_directory.is_lock_of(descriptor, files)
-
-        files.data_directory.rename(tmp_path / "old")
-        assert not data_directory.is_lock_of(descriptor, files)
-        with data_directory.locked(data_directory.prepare(tmp_path / "data")):
-            assert not data_directory.is_lock_of(descriptor, files)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instance_manager.errors import DataDirectoryError
 from instance_manager.postgres import pid_file
-from instance_manager.postgres.pid_file import PidFile
+from instance_manager.postgres.pid_file import Judgement, PidFile, Verdict, Watched
 
+PID_OF_NOBODY = 2**22 + 1
+"""Above what the kernel gives (proc_sys_kernel(5), pid_max)."""
 WHOLE = """\
 4242
 /var/lib/postgresql/data
@@ -72,7 +76,9 @@ def test_a_server_without_unix_sockets_has_no_socket_directory() -> None:
     assert found.port == 5432
 
 
-@pytest.mark.parametrize("text", ["", "\n", "\n4242\n", "0\n/data\n", "4242x\n", "pid 4242\n"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "\n4242\n", "0\n/data\n", "4242x\n", "pid 4242\n", "4_2\n", f"{2**31}\n"]
+)
 def test_what_names_no_process_is_no_pid_file(text: str) -> None:
     """An empty or torn file is none, and 0 is no process."""
     assert pid_file.parse(text) is None
@@ -87,26 +93,102 @@ def test_no_text_at_all_is_too_strange(text: str) -> None:
     assert found is None or found.pid > 0
 
 
-def test_a_file_is_found_in_its_data_directory(tmp_path: Path) -> None:
-    """The name is the server's."""
-    (tmp_path / "postmaster.pid").write_text(WHOLE)
-    found = pid_file.read(tmp_path)
-
-    assert found is not None
-    assert found.pid == 4242
+def test_a_missing_file_is_no_server(tmp_path: Path) -> None:
+    """So is a missing data directory."""
+    assert pid_file.judge(tmp_path) == Judgement(Verdict.ABSENT)
+    assert pid_file.judge(tmp_path / "missing") == Judgement(Verdict.ABSENT)
 
 
-def test_no_file_is_no_server(tmp_path: Path) -> None:
-    """Neither a missing file nor a directory in its place is an error."""
-    assert pid_file.read(tmp_path) is None
-    assert pid_file.read(tmp_path / "missing") is None
+@pytest.mark.parametrize("pid", [PID_OF_NOBODY, os.getpid(), 1])
+def test_a_process_that_is_no_server_makes_the_file_stale(tmp_path: Path, pid: int) -> None:
+    """Whether it lives or not: pids repeat."""
+    (tmp_path / "postmaster.pid").write_text(WHOLE.replace("4242", str(pid), 1))
 
-    (tmp_path / "postmaster.pid").mkdir()
-    assert pid_file.read(tmp_path) is None
+    assert pid_file.judge(tmp_path) == Judgement(Verdict.STALE, pid)
 
 
-def test_bytes_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
-    """A damaged file costs an answer, not an exception."""
-    (tmp_path / "postmaster.pid").write_bytes(b"\xff\xfe\x00\x01" * 100_000)
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\xfe\x00\x01" * 100_000])
+def test_bytes_that_name_no_process_are_stale_and_removed(tmp_path: Path, content: bytes) -> None:
+    """Postgres would not start with them."""
+    path = tmp_path / "postmaster.pid"
+    path.write_bytes(content)
 
-    assert pid_file.read(tmp_path) is None
+    assert pid_file.judge(tmp_path) == Judgement(Verdict.STALE, None)
+    pid_file.remove_damaged(tmp_path)
+    assert not path.exists()
+
+
+def test_a_file_that_names_a_process_is_not_removed(tmp_path: Path) -> None:
+    """Postgres finds the shared memory of the server before in it."""
+    path = tmp_path / "postmaster.pid"
+    path.write_text(WHOLE)
+    pid_file.remove_damaged(tmp_path)
+
+    assert path.read_text() == WHOLE
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
+def test_what_is_no_file_is_an_error_that_names_it(tmp_path: Path, kind: str) -> None:
+    """It is neither followed nor waited for."""
+    make_other(tmp_path / "postmaster.pid", kind)
+
+    with pytest.raises(DataDirectoryError, match=r"cannot read '.*postmaster\.pid'"):
+        pid_file.judge(tmp_path)
+    assert pid_file.watch(tmp_path, WHOLE.encode()) is Watched.UNREADABLE
+
+
+def make_other(path: Path, kind: str) -> None:
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to("elsewhere")
+    else:
+        os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("now", "seen"),
+    [
+        (WHOLE, Watched.SAME),
+        (WHOLE.replace("ready", "stopping"), Watched.SAME),
+        (WHOLE.replace("4242", "4243"), Watched.OTHER),
+        (WHOLE.replace("1767225600", "1767225601"), Watched.OTHER),
+        ("4242\n", Watched.OTHER),
+        ("", Watched.UNREADABLE),
+        ("garbage\n", Watched.UNREADABLE),
+        (None, Watched.MISSING),
+    ],
+)
+def test_what_has_become_of_the_file_is_told(
+    tmp_path: Path, now: str | None, seen: Watched
+) -> None:
+    """Pid and start time make the server; the later lines may change while it runs."""
+    if now is not None:
+        (tmp_path / "postmaster.pid").write_text(now)
+
+    assert pid_file.watch(tmp_path, WHOLE.encode()) is seen
+
+
+def test_a_missing_file_is_put_back_whole_and_closed_to_others(tmp_path: Path) -> None:
+    """As the server made it, whatever the umask is."""
+    before = os.umask(0o777)
+    try:
+        assert pid_file.restore(tmp_path, WHOLE.encode())
+    finally:
+        os.umask(before)
+
+    path = tmp_path / "postmaster.pid"
+    assert path.read_text() == WHOLE
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_there_is_not_written_over(tmp_path: Path, kind: str) -> None:
+    """A new server may have begun meanwhile."""
+    path = tmp_path / "postmaster.pid"
+    path.write_text("4243\n") if kind == "file" else path.symlink_to("elsewhere")
+
+    assert not pid_file.restore(tmp_path, WHOLE.encode())
+    assert not (tmp_path / "elsewhere").exists()
+    if kind == "file":
+        assert path.read_text() == "4243\n"
