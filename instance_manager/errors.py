@@ -130,6 +130,15 @@ class DataDirectoryInUseError(DataDirectoryError):
     code = ErrorCode.DATA_DIRECTORY_IN_USE
 
 
+class DataDirectoryTakenError(DataDirectoryError):
+    """Another server, which does not keep to the lock, uses the data directory.
+
+    Nobody can see when it is free again, so a person has to.
+    """
+
+    code = ErrorCode.DATA_DIRECTORY_IN_USE
+
+
 class DataDirectoryOwnerError(DataDirectoryError):
     """The data directory, or a file of the cluster, belongs to another user."""
 

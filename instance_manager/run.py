@@ -24,12 +24,8 @@ from instance_manager import log
 from instance_manager.api import listeners as sockets
 from instance_manager.api import tls
 from instance_manager.configuration.hba import host_auth_warning
-from instance_manager.errors import (
-    DataDirectoryInUseError,
-    Exit,
-    InstanceManagerError,
-    UncleanStopError,
-)
+from instance_manager.custody import Custody
+from instance_manager.errors import Exit, InstanceManagerError, UncleanStopError
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.health.storage import Storage
 from instance_manager.instance import Identity, Instance, Records, Rooms, policy_of
@@ -37,7 +33,6 @@ from instance_manager.observability.events import Events, EventType
 from instance_manager.observability.log_pipe import PostgresLog
 from instance_manager.observability.metrics import Measurements
 from instance_manager.postgres.connection import Answer
-from instance_manager.postgres.lease import RENEWAL_SECONDS
 from instance_manager.settings.secrets import read_secret
 from instance_manager.shutdown import Shutdown
 from instance_manager.startup import Journal, Startup
@@ -182,6 +177,7 @@ class _Manager:
         )
         supervisor = rooms.supervisor
         supervisor.on_change = _Changes(rooms, instance).follow
+        custody = Custody(rooms.startup, supervisor, records.events)
         eternal: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "heartbeat": lambda: _beat(instance),
             "observer": lambda: rooms.observer.run(
@@ -189,7 +185,9 @@ class _Manager:
             ),
             "storage": rooms.storage.run,
             "hashing": lambda: _hash_volumes(rooms),
-            "lease": lambda: _renew_lease(rooms),
+            "lease": custody.renew_lease,
+            "custody": custody.watch_directory,
+            "recovery": custody.watch_recovery,
             "serving": lambda: self._serve(instance, supervisor),
         }
         async with asyncio.TaskGroup() as group:
@@ -315,21 +313,6 @@ async def _hash_volumes(rooms: Rooms) -> None:
         await rooms.supervisor.until({State.RUNNING})
         await rooms.startup.hash_contents()
         await rooms.supervisor.changed()
-
-
-async def _renew_lease(rooms: Rooms) -> None:
-    """Keep the data directory where it can't be locked; give up a server that has lost it."""
-    lease, supervisor = rooms.startup.lease, rooms.supervisor
-    while True:
-        await asyncio.sleep(RENEWAL_SECONDS)
-        try:
-            if lease.is_held:
-                await in_thread("lease", lease.renew)
-        except DataDirectoryInUseError as error:
-            rooms.startup.let_go()
-            supervisor.abandon(error)
-        except OSError as error:
-            _log.warning("cannot renew the lease of the data directory", reason=str(error))
 
 
 async def _beat(instance: Instance) -> None:

@@ -125,6 +125,10 @@ class Startup:
         self._held = None
         self._ends.close()
 
+    def has_own_lock(self) -> bool:
+        """Whether the lock that is held is that of the directory as it is mounted now."""
+        return self._held is not None and self._held.is_of(self.files)
+
     @property
     def report(self) -> ExtensionsReport | None:
         """What the last look at the volumes found."""
@@ -331,9 +335,10 @@ class Startup:
         if self._held is not None and not self._held.is_of(self.files):
             # Another volume is there now, or another directory: it has a lock of its own.
             self.let_go()
-        if self._held is None:
-            with read_only.told(directory):
-                files = data_directory.prepare(directory)
+        with read_only.told(directory):
+            # Each time: owner and mode may have been changed while the lock was held.
+            files = data_directory.prepare(directory)
+            if self._held is None:
                 held = lock.held(files, self.lease, self._children.pids)
                 self._held = self._ends.enter_context(held)
         leftovers.end_all(self._held.site)
