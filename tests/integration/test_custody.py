@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 from tests.support.manager import Manager, until
@@ -75,7 +74,7 @@ def test_a_data_directory_that_comes_back_is_served_again(manager: Manager) -> N
 def test_a_lock_that_is_taken_away_stops_the_server(manager: Manager) -> None:
     """Without it another container could start a second one."""
     manager.trust().start().until_ready()
-    os.unlink(manager.data / "instance-manager" / "lock")
+    (manager.data / "instance-manager" / "lock").unlink()
     failure = manager.until_phase("failed")["failure"]
     assert failure["code"] == "data-directory-lost"
     code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
