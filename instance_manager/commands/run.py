@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from instance_manager.commands import loading
 from instance_manager.errors import InstanceManagerError
+from instance_manager.postgres.process import keep_shared_memory_out_of_cores
 from instance_manager.run import run as run_manager
 from instance_manager.run import write_termination_log
 from instance_manager.surroundings import forget_secrets, survey
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Run the manager until it may end; a start that is refused leaves its cause behind."""
+    keep_shared_memory_out_of_cores()
     try:
         load = loading.loader(options)
         surroundings = survey(load, dict(os.environ))

@@ -6,6 +6,7 @@ gets no secret, no setting of the manager, and no ``NOTIFY_SOCKET``.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,11 +23,10 @@ _PASSED_ON: Final = frozenset(
     {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "TMPDIR", "TZ", "TZDIR", "USER"}
 )
 _PASSED_ON_PREFIXES: Final = ("LC_", "MALLOC_")
-_OOM_ADJUSTMENT: Final = {
-    # The postmaster keeps what it was given; its children, which a query makes large, go first.
-    "PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj",
-    "PG_OOM_ADJUST_VALUE": "0",
-}
+_OOM_SCORE_ADJUSTMENT: Final = Path("/proc/self/oom_score_adj")
+_COREDUMP_FILTER: Final = Path("/proc/self/coredump_filter")
+_OWN_MEMORY_ONLY: Final = "0x31"
+"""Private anonymous memory, huge pages too, and the headers of ELF files: no shared memory."""
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -54,12 +54,42 @@ def environment_of(
     tools: Mapping[str, str], *, search_path: str, library_path: str, extra: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the postmaster's environment: the tools', and what the volumes need."""
-    environment = {**tools, **_OOM_ADJUSTMENT, **extra}
+    environment = {**tools, **oom_adjustment(_own_oom_score_adjustment()), **extra}
     if search_path:
         environment["PATH"] = search_path
     if library_path:
         environment["LD_LIBRARY_PATH"] = library_path
     return environment
+
+
+def oom_adjustment(own: int) -> dict[str, str]:
+    """Return what makes the kernel kill children, which queries make large, before the postmaster.
+
+    Only where *own*, the adjustment that the postmaster will have from us, protects it: children
+    that go back to zero would else be better protected than the postmaster. Source: the manual,
+    "Linux Memory Overcommit"; proc_pid_oom_score_adj(5).
+    """
+    if own >= 0:
+        return {}
+    return {"PG_OOM_ADJUST_FILE": str(_OOM_SCORE_ADJUSTMENT), "PG_OOM_ADJUST_VALUE": "0"}
+
+
+def _own_oom_score_adjustment() -> int:
+    """Return our own adjustment, which children inherit; 0 where the kernel has none."""
+    try:
+        return int(_OOM_SCORE_ADJUSTMENT.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def keep_shared_memory_out_of_cores() -> None:
+    """Let a core of this process and its children hold no shared memory, if the kernel can.
+
+    Else the core of any backend holds all shared buffers: gigabytes on a volume made for data.
+    For a start as root before root is given up. Source: core(5).
+    """
+    with contextlib.suppress(OSError):
+        _COREDUMP_FILTER.write_text(_OWN_MEMORY_ONLY, encoding="ascii")
 
 
 def environment_of_process(pid: int) -> dict[str, str]:

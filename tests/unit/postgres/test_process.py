@@ -83,12 +83,18 @@ def test_nothing_composed_sets_nothing() -> None:
     assert "LD_LIBRARY_PATH" not in found
 
 
-def test_the_children_of_the_postmaster_are_what_the_kernel_kills_first() -> None:
-    """They reset the adjustment that protects the postmaster."""
-    found = process.environment_of({}, search_path="", library_path="", extra={})
+def test_the_children_of_a_protected_postmaster_are_not_protected() -> None:
+    """They give up the adjustment that the kubelet gives a guaranteed pod."""
+    assert process.oom_adjustment(-997) == {
+        "PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj",
+        "PG_OOM_ADJUST_VALUE": "0",
+    }
 
-    assert found["PG_OOM_ADJUST_FILE"] == "/proc/self/oom_score_adj"
-    assert found["PG_OOM_ADJUST_VALUE"] == "0"
+
+@pytest.mark.parametrize("own", [0, 2, 999, 1000])
+def test_no_child_is_ever_better_protected_than_the_postmaster(own: int) -> None:
+    """Zero would be less than what the postmaster has, and a privileged container may set it."""
+    assert process.oom_adjustment(own) == {}
 
 
 def test_the_environment_of_a_live_process_is_read() -> None:
