@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 FAST_SECONDS: Final = 10.0
 _log: Final = get_logger()
 _MOMENT_SECONDS: Final = 0.3
-"""Idle backends of a killed postmaster end by themselves, in less than a tenth of a second."""
+"""Idle backends of a killed postmaster end by themselves, in less than a tenth of a second, and so
+do the commands of a server that was stopped."""
 _KILL_SECONDS: Final = 5.0
 _KILL_ROUNDS: Final = 3
 _POLL_SECONDS: Final = 0.02
@@ -79,18 +80,8 @@ def end_all(site: Site, *, fast_seconds: float = FAST_SECONDS) -> bool:
     _spare_work_of_people(site, found)
     postmasters = _postmasters(site.directory, found)
     if postmasters:
-        _log.warning(
-            "stopping an old server of this data directory",
-            mode="fast",
-            postmasters=_pids(postmasters),
-            pids=_pids(found),
-            seconds=fast_seconds,
-        )
-        # A frozen backend would keep its postmaster from ending.
-        _signal(found, signal.SIGCONT)
-        _signal(postmasters, signal.SIGINT)
-    left = _left_after(site, fast_seconds if postmasters else _MOMENT_SECONDS)
-    if left:
+        _stop(postmasters, found, fast_seconds)
+    if _left_after(site, _MOMENT_SECONDS):
         _kill(site)
     _log.warning("ended old processes of this data directory", pids=_pids(found))
     return True
@@ -188,6 +179,25 @@ def _postmasters(directory: Path, found: list[Process]) -> list[Process]:
         and process.program in pid_file.SERVER_PROGRAMS
         and not " ".join(process.arguments).startswith(_BACKEND_TITLE)
     ]
+
+
+def _stop(postmasters: list[Process], found: list[Process], seconds: float) -> None:
+    """Ask for a fast stop, and wait until the postmaster has ended, or the time is over."""
+    _log.warning(
+        "stopping an old server of this data directory",
+        mode="fast",
+        postmasters=_pids(postmasters),
+        pids=_pids(found),
+        seconds=seconds,
+    )
+    # A frozen backend would keep its postmaster from ending.
+    _signal(found, signal.SIGCONT)
+    _signal(postmasters, signal.SIGINT)
+    end = time.monotonic() + seconds
+    while any(processes.is_alive(one.pid, one.started_ticks) for one in postmasters):
+        if time.monotonic() >= end:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _left_after(site: Site, seconds: float) -> list[Process]:

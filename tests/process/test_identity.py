@@ -268,7 +268,6 @@ def test_a_command_that_outlived_its_server_does_not_block_the_start(manager: Ma
         "archive_command": "cd / && exec sleep 602",
     }
     manager.trust().start().until_ready()
-    # Found while it is in the data directory, and by its parent afterwards.
     manager.query("SELECT pg_switch_wal()")
     (command,) = until(lambda: sleepers(602), "the command runs")
     kill_manager(manager)

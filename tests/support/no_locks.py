@@ -16,6 +16,7 @@ import platform
 import runpy
 import struct
 import sys
+from pathlib import Path
 
 _PR_SET_NO_NEW_PRIVS = 38
 _SET_MODE_FILTER = 1
@@ -79,4 +80,6 @@ class _Watch:
 
 if __name__ == "__main__":
     sys.addaudithook(_Watch())
+    # As `python -m` has it, not the directory of this file.
+    sys.path[0] = str(Path.cwd())
     runpy.run_module("instance_manager", run_name="__main__", alter_sys=True)
