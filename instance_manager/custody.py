@@ -12,9 +12,11 @@ import signal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.errors import (
+    CrashLoopError,
     DataDirectoryInUseError,
     DataDirectoryLostError,
     DataDirectoryTakenError,
+    DiskSpaceError,
     InstanceManagerError,
 )
 from instance_manager.log import get_logger
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from instance_manager.observability.events import Events
+    from instance_manager.observability.log_pipe import PostgresLog
     from instance_manager.startup import Startup
     from instance_manager.supervision.supervisor import Supervisor
 
 _log: Final = get_logger()
 _LOOK_SECONDS: Final = 2.0
 _MISSED_LOOKS: Final = 5
+_HOPELESS_CRASHES: Final = 10
 
 
 class Look(NamedTuple):
@@ -48,10 +52,38 @@ class Look(NamedTuple):
 class Custody:
     """Watches over one data directory and its server; what is asynchronous runs for ever."""
 
-    def __init__(self, startup: Startup, supervisor: Supervisor, events: Events) -> None:
+    def __init__(
+        self, startup: Startup, supervisor: Supervisor, log: PostgresLog, events: Events
+    ) -> None:
         self._startup = startup
         self._supervisor = supervisor
+        self._log = log
         self._events = events
+        self._crashes = 0
+
+    def take_crash(self, sentence: str) -> None:
+        """Tell a crash that postgres recovers from by itself; end one that it never recovers from.
+
+        A server whose recovery ends in the next crash goes on so for ever: a full disk does that.
+        """
+        _log.warning("postgres recovers from a crash of its own", reason=sentence)
+        self._events.record("CrashRecovered", sentence or "it crashed", kind=EventType.WARNING)
+        self._crashes = 1 if self._supervisor.state is State.RUNNING else self._crashes + 1
+        if self._crashes >= _HOPELESS_CRASHES:
+            self._supervisor.abandon(self._why_hopeless(sentence))
+
+    def _why_hopeless(self, sentence: str) -> InstanceManagerError:
+        message = (
+            f"cannot keep postgres running: it crashed {self._crashes} times, and accepted nobody"
+            f" between: {sentence}"
+        )
+        said = self._log.last_words.other
+        if said is not None and said.found_no_space:
+            return DiskSpaceError(
+                message,
+                hint="enlarge the volume, or free space on it: postgres is started again then",
+            )
+        return CrashLoopError(message, hint="see the log of postgres, then ask for a start")
 
     async def renew_lease(self) -> None:
         """Keep the data directory where it can't be locked; give up a server that has lost it."""

@@ -133,7 +133,6 @@ class _Manager:
             needs_query=settings.health.needs_query,
         )
         with Children(OrphanLog()) as children, PostgresLog(place.log_directory) as postgres_log:
-            postgres_log.on_crash = lambda sentence: _tell_crash(records.events, sentence)
             startup = Startup(
                 self.surroundings,
                 children,
@@ -177,7 +176,8 @@ class _Manager:
         )
         supervisor = rooms.supervisor
         supervisor.on_change = _Changes(rooms, instance).follow
-        custody = Custody(rooms.startup, supervisor, records.events)
+        custody = Custody(rooms.startup, supervisor, rooms.log, records.events)
+        rooms.log.on_crash = custody.take_crash
         eternal: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "heartbeat": lambda: _beat(instance),
             "observer": lambda: rooms.observer.run(
@@ -253,12 +253,6 @@ def _import_server() -> ModuleType:
     """Import what only a running manager needs, the observer's library too."""
     importlib.import_module("psycopg")
     return importlib.import_module("instance_manager.api.server")
-
-
-def _tell_crash(events: Events, sentence: str) -> None:
-    """Tell a crash of a part of the server, which postgres recovers from by itself."""
-    _log.warning("postgres recovers from a crash of its own", reason=sentence)
-    events.record("CrashRecovered", sentence or "postgres crashed", kind=EventType.WARNING)
 
 
 def _storage(place: Place) -> Storage:

@@ -46,7 +46,8 @@ class State(StrEnum):
     FAILED = "failed"
     """Can't go on; the cause is served."""
     ABANDONING = "abandoning"
-    """Stopping because the data directory is lost; on the way to ``FAILED``."""
+    """Stopping a server that must not go on, such as one without its data directory; on the way
+    to ``FAILED``."""
     LEAVING = "leaving"
     """Stopping in order to end the manager."""
     GONE = "gone"
@@ -70,7 +71,7 @@ class Event(StrEnum):
     RECOVERY_SEEN = "recovery seen"
     ACCEPTED = "accepted"
     EXITED = "exited"
-    DIRECTORY_LOST = "directory lost"
+    HOPELESS = "hopeless"
     BACKOFF_ELAPSED = "backoff elapsed"
     CAUSE_GONE = "cause gone"
 
@@ -102,7 +103,7 @@ _REQUESTS_WHILE_ALIVE: Final = {
     Event.RESTART_REQUESTED: State.RESTARTING,
     Event.FENCE_REQUESTED: State.FENCING,
     Event.LEAVE_REQUESTED: State.LEAVING,
-    Event.DIRECTORY_LOST: State.ABANDONING,
+    Event.HOPELESS: State.ABANDONING,
 }
 """With a postmaster that lives, these need it to be stopped first."""
 
@@ -176,7 +177,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
     }
 )
 
-_LATE_OBSERVATIONS: Final = frozenset({Event.RECOVERY_SEEN, Event.ACCEPTED, Event.DIRECTORY_LOST})
+_LATE_OBSERVATIONS: Final = frozenset({Event.RECOVERY_SEEN, Event.ACCEPTED, Event.HOPELESS})
 """The observers may speak of a server that is already being stopped, or gone."""
 
 _NOT_FENCED: Final = frozenset({Event.UNFENCE_REQUESTED})

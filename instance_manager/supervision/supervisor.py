@@ -139,13 +139,13 @@ class Supervisor:
             self.stop.escalate()
 
     def abandon(self, error: InstanceManagerError) -> None:
-        """Stop a server whose data directory is gone or somebody else's; *error* says which."""
-        if next_state(self.state, Event.DIRECTORY_LOST) is self.state:
+        """Stop a server that must not go on: its directory is lost, or it can't recover."""
+        if next_state(self.state, Event.HOPELESS) is self.state:
             return
         self.failure = error
         _log.error(error.message, code=error.code, hint=error.hint, **error.context)
         self._asked = _Asked(Rung.IMMEDIATE, at_once=True)
-        self.handle(Event.DIRECTORY_LOST)
+        self.handle(Event.HOPELESS)
 
     def handle(self, event: Event) -> None:
         """Take an event: change the state by the table, and begin what the new one asks for."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from contextlib import suppress
 
+from instance_manager.postgres.server_processes import processes_of
+from instance_manager.postgres.stop_waits import ProcessKind
 from tests.support.manager import Manager, until
 
 
@@ -80,4 +85,49 @@ def test_a_lock_that_is_taken_away_stops_the_server(manager: Manager) -> None:
     code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
 
     assert (code, operation["state"]) == (200, "succeeded")
+    assert manager.end() == 0
+
+
+def test_a_recovery_that_nobody_performs_is_ended(manager: Manager) -> None:
+    """A startup process that dies early in a crash recovery may leave its postmaster without one.
+
+    The control file that it needs is taken away; what follows says so, and can be mended.
+    """
+    manager.trust().start().until_ready()
+    manager.query("CREATE TABLE kept AS SELECT 42 AS answer")
+    control = manager.data / "global" / "pg_control"
+    aside = manager.directory / "pg_control"
+    with manager.sql() as session:
+        control.rename(aside)
+        os.kill(session.info.backend_pid, signal.SIGKILL)
+        failure = manager.until_phase("failed")["failure"]
+    assert failure["code"] == "data-directory-damaged"
+    assert manager.postgres_processes() == []
+
+    aside.rename(control)
+    code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
+    assert (code, operation["state"]) == (200, "succeeded")
+    assert manager.query("SELECT answer FROM kept") == [(42,)]
+
+
+def test_a_server_that_crashes_in_each_recovery_is_given_up(manager: Manager) -> None:
+    """Postgres itself would go on for ever: the end is the phase failed, as for any crash loop."""
+    manager.trust().start().until_ready()
+    manager.query("CREATE TABLE kept AS SELECT 42 AS answer")
+    postmaster = manager.until_phase("running")["postgres"]["pid"]
+
+    def given_up() -> bool:
+        for process in processes_of(postmaster):
+            if process.kind is ProcessKind.CHECKPOINTER:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+        status = manager.status()
+        return status is not None and status["phase"] == "failed"
+
+    until(given_up, "the phase is failed")
+    failure = manager.until_phase("failed")["failure"]
+    assert (failure["code"], failure["exit_code"]) == ("crash-loop", 6)
+    code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
+    assert (code, operation["state"]) == (200, "succeeded")
+    assert manager.query("SELECT answer FROM kept") == [(42,)]
     assert manager.end() == 0
