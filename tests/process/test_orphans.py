@@ -76,7 +76,7 @@ def test_a_storm_of_orphans_is_told_in_a_few_lines(tmp_path: Path) -> None:
 def test_the_arguments_of_an_orphan_are_in_no_log(manager: Manager) -> None:
     """They may hold secrets: its name is all that is told."""
     manager.trust().start().until_ready()
-    manager.query("COPY (SELECT 1) TO PROGRAM '(exec sleep 0.0123) & exit 0'")
+    manager.query("COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; (exec sleep 0.0123) & exit 0'")
     until(lambda: "reaped an orphan" in manager.logged(), "the orphan is logged")
 
     (line,) = [one for one in manager.records() if one["message"] == "reaped an orphan"]
