@@ -6,6 +6,7 @@ meanwhile slows both of a pair. Medians, since one disturbed run must not count.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -113,6 +114,71 @@ class Host:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Storm:
+    """What orphans of others did to a server whose PID 1 had to reap them."""
+
+    orphans: int
+    crash_restarts: int
+    """How often the postmaster ended all its processes and recovered."""
+    sessions: int
+    sessions_lost: int
+    postmaster_replaced: bool
+    reaped: int | None
+    """As PID 1 counts them; None where it doesn't."""
+    zombies: int
+
+    def cells(self) -> list[str]:
+        """Return the values' texts, in the order of :data:`STORM_ROWS`."""
+        return [
+            str(self.crash_restarts),
+            f"{self.sessions_lost} of {self.sessions}",
+            "yes" if self.postmaster_replaced else "no",
+            "not counted" if self.reaped is None else f"{self.reaped} of {self.orphans}",
+            str(self.zombies),
+        ]
+
+
+STORM_ROWS = (
+    "crash restarts",
+    "open sessions lost",
+    "postmaster replaced",
+    "orphans reaped",
+    "zombies left",
+)
+
+
+@dataclass(frozen=True)
+class Storms:
+    """The same storm on both."""
+
+    bare: Storm
+    manager: Storm
+
+    def document(self) -> dict[str, Any]:
+        """Return both for programs."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return a table in Markdown."""
+        heading = f"after {self.manager.orphans} orphans"
+        rows = zip(STORM_ROWS, self.bare.cells(), self.manager.cells(), strict=True)
+        return render_table((heading, "postgres as PID 1", "manager as PID 1"), list(rows))
+
+
+def crash_restarts_in(log: str) -> int:
+    """Return how many crash restarts a log tells of: that of postgres, or of the manager."""
+    return log.count("terminating any other active server processes")
+
+
+def reaped_in(metrics: str) -> int:
+    """Return how many orphans the manager's metrics say were reaped."""
+    found = re.search(r"^instance_manager_orphans_reaped_total (\S+)$", metrics, re.MULTILINE)
+    if found is None:
+        raise ValueError("the metrics don't count orphans")
+    return int(float(found[1]))
+
+
 @dataclass(frozen=True)
 class Report:
     """A whole run; *steps* are the steps of a start, in milliseconds."""
@@ -120,6 +186,7 @@ class Report:
     host: Host
     figures: tuple[Figure, ...]
     steps: dict[str, Series] = field(default_factory=dict[str, Series])
+    storms: Storms | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the report for programs."""
@@ -127,6 +194,7 @@ class Report:
             "host": asdict(self.host),
             "figures": [figure.document() for figure in self.figures],
             "startup_steps_ms": {name: _series(series) for name, series in self.steps.items()},
+            "orphans": self.storms.document() if self.storms else None,
         }
 
     def text(self) -> str:
@@ -138,6 +206,7 @@ class Report:
                 self.host.text(),
                 render_table(HEADINGS, rows),
                 render_table(("step of a start", "ms"), steps),
+                *([self.storms.text()] if self.storms else []),
             ]
         )
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from instance_manager.postgres.embedded import Demonstration, lay_out
 from tests.bench import host, program
 from tests.bench.contestants import Site, identity
-from tests.bench.figures import Report
+from tests.bench.figures import Report, Storms
 from tests.bench.measures import FULL, QUICK, Plan, measure_idle, measure_load, measure_starts
+from tests.bench.orphans import measure_orphans
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     options = _options()
     # As an exception, so that whatever runs by then is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    report = measure(QUICK if options.quick else FULL)
+    report = orphans() if options.orphans else measure(QUICK if options.quick else FULL)
     if options.output == "json":
         sys.stdout.write(json.dumps(report.document(), indent=2) + "\n")
     else:
@@ -40,6 +41,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the manager beside bare postgres.")
     parser.add_argument("--quick", action="store_true", help="a short run: no figures to quote")
+    parser.add_argument("--orphans", action="store_true", help="only the storm of orphans")
     parser.add_argument("--output", choices=("text", "json"), default="text")
     return parser.parse_args()
 
@@ -59,7 +61,16 @@ def measure(plan: Plan) -> Report:
         figures, steps = measure_starts(volumes, plain, plan.starts)
         figures += measure_idle(volumes, plain, plan)
         figures += measure_load(volumes, plan)
-    return Report(replace(machine, load_after=os.getloadavg()[0]), tuple(figures), steps)
+        storms = measure_orphans(_owned(directory / "orphans"), server)
+    now = replace(machine, load_after=os.getloadavg()[0])
+    return Report(now, tuple(figures), steps, storms)
+
+
+def orphans() -> Storms:
+    """Make the storm of orphans alone."""
+    with _workspace() as directory:
+        server = lay_out(directory / "server")
+        return measure_orphans(_owned(directory / "orphans"), server)
 
 
 @contextmanager
@@ -74,10 +85,15 @@ def _workspace() -> Iterator[Path]:
 
 
 def _site(directory: Path, server: Demonstration, command: Path) -> Site:
+    return Site(_owned(directory), server, command)
+
+
+def _owned(directory: Path) -> Path:
+    """Make a directory that belongs to the account of postgres."""
     directory.mkdir()
     if os.geteuid() == 0:
         os.chown(directory, identity()["user"], identity()["group"])
-    return Site(directory, server, command)
+    return directory
 
 
 if __name__ == "__main__":

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import json
 
-from tests.bench.figures import Figure, Host, Report, Series, render_table
+import pytest
+
+from tests.bench.figures import (
+    Figure,
+    Host,
+    Report,
+    Series,
+    Storm,
+    Storms,
+    crash_restarts_in,
+    reaped_in,
+    render_table,
+)
 
 HOST = Host(
     processor="Z80",
@@ -94,3 +106,45 @@ def test_the_text_names_the_host() -> None:
 
     assert "Z80, 2 cores, 3.0 GiB, kernel 6.1" in text
     assert "PostgreSQL 18.6" in text
+
+
+def storm(crash_restarts: int, reaped: int | None) -> Storm:
+    """Return what a storm did."""
+    return Storm(
+        orphans=200,
+        crash_restarts=crash_restarts,
+        sessions=4,
+        sessions_lost=4 if crash_restarts else 0,
+        postmaster_replaced=False,
+        reaped=reaped,
+        zombies=0,
+    )
+
+
+def test_a_crash_restart_is_found_in_either_log() -> None:
+    """Postgres alone writes text, under the manager it is a field of JSON."""
+    sentence = "terminating any other active server processes"
+    alone = f"[1] LOG:  untracked child process (PID 9) exited\n[1] LOG:  {sentence}\n"
+    managed = f'{{"level": "info", "message": "{sentence}"}}\n'
+
+    assert crash_restarts_in(alone * 2 + "[1] LOG:  all server processes terminated\n") == 2
+    assert crash_restarts_in(managed) == 1
+    assert crash_restarts_in("") == 0
+
+
+def test_the_metrics_tell_how_many_orphans_were_reaped() -> None:
+    """The sample, not the comments above it."""
+    name = "instance_manager_orphans_reaped_total"
+
+    assert reaped_in(f"# TYPE {name} counter\n{name} 200.0\nother 1.0\n") == 200
+    with pytest.raises(ValueError, match="don't count orphans"):
+        reaped_in("other 1.0\n")
+
+
+def test_the_same_storm_is_told_side_by_side() -> None:
+    """A table of its own, and all of it for programs."""
+    report = Report(HOST, (figure((2.0,)),), {}, Storms(storm(3, None), storm(0, 200)))
+
+    assert "| crash restarts      | 3                 | 0                |" in report.text()
+    assert "| orphans reaped      | not counted       | 200 of 200       |" in report.text()
+    assert report.document()["orphans"]["bare"]["sessions_lost"] == 4

@@ -45,8 +45,10 @@ class NamespacedManager(Manager):
     def command(self, *arguments: str) -> list[str]:
         """Return a command line; ``run`` gets a namespace of its own."""
         command = super().command(*arguments)
-        if "run" not in arguments:
-            return command
+        return self.enclosed(*command) if "run" in arguments else command
+
+    def enclosed(self, *command: str) -> list[str]:
+        """Return the command line that makes a program PID 1 of a namespace."""
         identity = [] if os.geteuid() == 0 else ["--map-current-user"]
         return [
             *("unshare", *self._namespace, *identity, "--fork", "--mount-proc", "--kill-child"),
