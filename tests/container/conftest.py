@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).parents[2]
 MAJOR = os.environ.get("PG_MAJOR", "18")
+PREFIX = os.environ.get("IMAGE_PREFIX") or "localhost/instance-manager"
 READY_SECONDS = 60
 COMMAND_SECONDS = 60
 BUILD_SECONDS = 900
@@ -319,9 +320,8 @@ def images(
     )
     if built.returncode != 0:
         lacking("containers", f"docker/build failed:\n{built.stderr[-4000:]}")
-    prefix = "localhost/instance-manager"
-    foreign = f"{prefix}/foreign:{os.getpid()}"
-    images = Images(f"{prefix}/postgresql:{MAJOR}", f"{prefix}/pgvector:{MAJOR}", foreign)
+    foreign = f"{PREFIX}/foreign:{os.getpid()}"
+    images = Images(f"{PREFIX}/postgresql:{MAJOR}", f"{PREFIX}/pgvector:{MAJOR}", foreign)
     podman.import_image(foreign, foreign_files(podman, images), tmp_path_factory.mktemp("foreign"))
     yield images
     podman("rmi", "--force", foreign).checked()
