@@ -12,13 +12,20 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
+import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import IO, TYPE_CHECKING, Any, NoReturn, Self
 
 import pytest
+
+from tests.support import programs
+from tests.support.manager import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,22 +39,12 @@ BUILD_SECONDS = 900
 OPERAND_USER = 26
 SECRET = "/etc/instance-manager/password"
 
-# Python, because the image has no HTTP client: waits for an answer of 200, or says the last one.
-GET = """
-import sys, time, urllib.error, urllib.request
-deadline = time.monotonic() + float(sys.argv[2])
-while True:
-    try:
-        answer = urllib.request.urlopen(sys.argv[1], timeout=5)
-        sys.exit(print(answer.read().decode()))
-    except urllib.error.HTTPError as error:
-        last = f"{error.code} {error.read().decode()}"
-    except OSError as error:
-        last = str(error)
-    if time.monotonic() > deadline:
-        sys.exit(last)
-    time.sleep(0.05)
-"""
+CONFINED = (
+    *("--read-only", "--tmpfs=/tmp", "--tmpfs=/run"),
+    *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"),
+    # A host may not be allowed to raise its limits to podman's own.
+    *("--ulimit=nofile=20000:20000", "--ulimit=nproc=10000:10000"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,21 @@ class Result:
         return self
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the probes answered: readiness last, liveness ever; the seconds until the former."""
+
+    ready: int
+    live: list[int]
+    seconds: float
+
+
 class Podman:
     """The podman of this host, with the options that a plain host needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path) -> None:
+        # Where a container ran out of memory, podman leaves a file in its working directory.
+        self._scratch = scratch
         # crun refuses hosts that mix both cgroup versions; runc runs on all.
         self._command = ["podman", *(("--runtime", "runc") if shutil.which("runc") else ())]
 
@@ -80,8 +88,35 @@ class Podman:
             text=True,
             timeout=seconds,
             check=False,
+            cwd=self._scratch,
         )
         return Result(done.returncode, done.stdout, done.stderr)
+
+    def started(self, *arguments: str, stderr: IO[bytes]) -> subprocess.Popen[str]:
+        """Start a command of podman's that goes on."""
+        return subprocess.Popen(
+            [*self._command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            text=True,
+        )
+
+    def outside(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a Python program that sees all containers' processes as their owner does."""
+        # Without root, those belong to other users, who are ours within a user namespace.
+        enter = [] if os.geteuid() == 0 else ["podman", "unshare"]
+        return subprocess.Popen(
+            [*enter, sys.executable, "-I", "-c", program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def place_of(self, volume: str) -> str:
+        """Return the directory of a volume."""
+        return self("volume", "inspect", "--format={{.Mountpoint}}", volume).checked().out.strip()
 
     def _archive(self, image: str) -> tarfile.TarFile:
         container = self("create", image, "nothing").checked().out.strip()
@@ -143,16 +178,39 @@ class Operand:
     def get(self, path: str, *, port: int = 8000, seconds: float = 0) -> str:
         """Return the body of a 200 answer, waiting for it at most *seconds*."""
         url = f"http://127.0.0.1:{port}{path}"
-        return self.exec("python3", "-I", "-c", GET, url, str(seconds)).checked().out
+        return self.exec("python3", "-I", "-c", programs.GET, url, str(seconds)).checked().out
 
     def get_json(self, path: str) -> Any:
         """Return what a GET on the control listener answers."""
         return json.loads(self.get(path))
 
+    def status(self) -> Any:
+        """Return the status document, waiting for the listener."""
+        return json.loads(self.get("/v1/status", seconds=READY_SECONDS))
+
+    def wait_phase(self, phase: str) -> Any:
+        """Return the status once it shows *phase*."""
+
+        def reached() -> Any:
+            status = self.status()
+            return status if status["phase"] == phase else None
+
+        return until(reached, f"{self.name} is {phase}")
+
+    def probes(self, *, ready: int, seconds: float = READY_SECONDS) -> Answers:
+        """Return what the probes answered until readiness answered *ready*, or too long."""
+        program = ("python3", "-I", "-c", programs.PROBES, str(ready), str(seconds))
+        return Answers(**json.loads(self.exec(*program).checked().out))
+
+    def signal_postgres(self, name: str, *pids: int) -> None:
+        """Send a signal to some processes of postgres, or to all."""
+        them = " ".join(map(str, pids)) or "$(grep -lx postgres /proc/[0-9]*/comm | cut -d/ -f3)"
+        self.exec("sh", "-c", f"kill -{name} {them}").checked()
+
     def wait_ready(self) -> Self:
         """Return when postgres accepts connections."""
         url = "http://127.0.0.1:8080/readyz"
-        program = ("python3", "-I", "-c", GET, url, str(READY_SECONDS))
+        program = ("python3", "-I", "-c", programs.GET, url, str(READY_SECONDS))
         result = self.podman("exec", self.name, *program, seconds=READY_SECONDS + 30)
         assert result.code == 0, f"never ready: {result.error}\n{self.logs()}"
         return self
@@ -167,6 +225,21 @@ class Operand:
         """Return what a statement answers."""
         return self.psql(statement).checked().out.strip()
 
+    @contextmanager
+    def inserting(self) -> Iterator[Inserts]:
+        """Yield a client that inserts without a pause."""
+        self.sql("CREATE TABLE inserted (number int)")
+        with (
+            tempfile.TemporaryFile() as said,
+            self.podman.started(
+                "exec", self.name, "sh", "-c", programs.INSERTS, stderr=said
+            ) as client,
+        ):
+            try:
+                yield Inserts(client, said)
+            finally:
+                client.kill()
+
     def logs(self) -> str:
         """Return all that the container wrote, stderr too."""
         result = self.podman("logs", self.name)
@@ -176,6 +249,27 @@ class Operand:
         """Return the lines of stdout, each of which is a JSON object."""
         lines = self.podman("logs", self.name).checked().out.splitlines()
         return [json.loads(line) for line in lines]
+
+    def lines_with(self, words: str) -> int:
+        """Return how many lines of the log hold *words*."""
+        return sum(words in line for line in self.logs().splitlines())
+
+    def wait_log(self, words: str, *, times: int = 1) -> None:
+        """Return when that many lines of the log hold *words*."""
+        until(lambda: self.lines_with(words) >= times, f"{words!r} is in {times} lines of the log")
+
+    def seconds_alive(self) -> float:
+        """Return how long the container ran that has ended."""
+        form = "--format={{.State.StartedAt.UnixMilli}} {{.State.FinishedAt.UnixMilli}}"
+        began, ended = self.podman("inspect", form, self.name).checked().out.split()
+        return (int(ended) - int(began)) / 1000
+
+    def seconds_to(self, words: str) -> float:
+        """Return the seconds from the container's start to the line with *words*."""
+        form = "--format={{.State.StartedAt.UnixMilli}}"
+        began = int(self.podman("inspect", form, self.name).checked().out) / 1000
+        line = next(event for event in self.events() if words in event["message"])
+        return datetime.fromisoformat(line["ts"]).timestamp() - began
 
     def signal(self, name: str) -> None:
         """Send a signal to PID 1."""
@@ -191,10 +285,43 @@ class Operand:
         self.signal("TERM")
         return self.wait(seconds), time.monotonic() - began
 
+    def initialized_pid(self) -> int:
+        """Prepare a created container's start; return the pid that its entrypoint will have."""
+        self.podman("init", self.name).checked()
+        return int(self.podman("inspect", "--format={{.State.Pid}}", self.name).checked().out)
+
     def start(self) -> Self:
         """Start the stopped container again."""
         self.podman("start", self.name).checked()
         return self
+
+
+class Inserts:
+    """A client that inserts 1, 2, 3 … into a table, until its server is gone.
+
+    It writes to the file *said*, so that it never waits for a reader.
+    """
+
+    def __init__(self, client: subprocess.Popen[str], said: IO[bytes]) -> None:
+        self._client = client
+        self._said = said
+
+    def _confirmed(self) -> int:
+        size = os.fstat(self._said.fileno()).st_size
+        lines = os.pread(self._said.fileno(), size, 0).decode().splitlines(keepends=True)
+        return max((int(line) for line in lines if line.rstrip("\n").isdecimal()), default=0)
+
+    def wait_for_more(self, number: int) -> None:
+        """Return when *number* more than now were confirmed."""
+        enough = self._confirmed() + number
+        until(lambda: self._confirmed() >= enough, f"{enough} inserts were confirmed")
+
+    def require_all(self, operand: Operand) -> None:
+        """Require of the next server what was confirmed, and but one more, that was under way."""
+        self._client.wait(COMMAND_SECONDS)
+        confirmed = self._confirmed()
+        found = operand.sql("SELECT count(*), coalesce(max(number), 0) FROM inserted")
+        assert found in {f"{number}|{number}" for number in (confirmed, confirmed + 1)}
 
 
 class Cluster:
@@ -227,6 +354,7 @@ class Cluster:
         self,
         *options: str,
         data: str | None = None,
+        at: str = "/var/lib/postgresql/data",
         extensions: dict[str, str] | None = None,
         command: tuple[str, ...] = (),
     ) -> Operand:
@@ -235,6 +363,7 @@ class Cluster:
         Args:
             options: more options of ``podman run``.
             data: the volume for the data; a new one by default.
+            at: where it is mounted.
             extensions: images by the name of their volume.
             command: what comes after the image.
         """
@@ -248,17 +377,48 @@ class Cluster:
             "run",
             "--detach",
             f"--name={name}",
-            *("--read-only", "--tmpfs=/tmp", "--tmpfs=/run"),
-            *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"),
-            # A host may not be allowed to raise its limits to podman's own.
-            *("--ulimit=nofile=20000:20000", "--ulimit=nproc=10000:10000"),
-            f"--volume={data or self.volume()}:/var/lib/postgresql/data",
+            *CONFINED,
+            f"--volume={data or self.volume()}:{at}",
             *mounts,
             *options,
             self.images.operand,
             *command,
         ).checked()
         return operand
+
+    def create(self, *options: str) -> Operand:
+        """Make a container on a new volume that does not run yet."""
+        self._containers.append(operand := Operand(self.podman, next(self._names)))
+        volume = f"--volume={self.volume()}:/var/lib/postgresql/data"
+        name = f"--name={operand.name}"
+        self.podman("create", name, *CONFINED, volume, *options, self.images.operand).checked()
+        return operand
+
+    def tool(
+        self, data: str, script: str, *options: str, at: str = "/var/lib/postgresql/data"
+    ) -> str:
+        """Return what a shell in the image prints, beside no manager, on a volume at *at*."""
+        mount, shell = f"--volume={data}:{at}", ("--entrypoint=sh", self.images.operand)
+        run = ("run", "--rm", *CONFINED, mount, *options, *shell, "-euc", script)
+        return self.podman(*run).checked().out.strip()
+
+    def control_state(self, data: str, *options: str) -> str:
+        """Return what pg_control says of a volume's cluster, such as ``shut down``."""
+        script = "pg_controldata /var/lib/postgresql/data/pgdata | grep '^Database cluster state'"
+        return self.tool(data, script, *options).partition(":")[2].strip()
+
+    @contextmanager
+    def counted_postmasters(self, data: str) -> Iterator[None]:
+        """Require that a volume's cluster never has two postmasters, wherever they run."""
+        place = f"{self.podman.place_of(data)}/pgdata"
+        with self.podman.outside(programs.COUNT_POSTMASTERS, place) as counter:
+            try:
+                yield
+            finally:
+                out, error = counter.communicate("enough")
+        seen = json.loads(out or "{}")
+        assert "1" in seen, error
+        assert set(seen) <= {"0", "1"}, f"more than one postmaster: {seen}"
 
     def logs(self) -> dict[str, str]:
         """Return what each container wrote."""
@@ -272,6 +432,7 @@ class Cluster:
             self.podman("volume", "rm", "--force", volume)
         for secret in self._secrets:
             self.podman("secret", "rm", secret)
+        self._containers, self._volumes, self._secrets = [], [], []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -296,11 +457,13 @@ def measured(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
 
 
 @pytest.fixture(scope="session")
-def podman(lacking: Callable[[str, str], NoReturn]) -> Podman:
+def podman(
+    lacking: Callable[[str, str], NoReturn], tmp_path_factory: pytest.TempPathFactory
+) -> Podman:
     """Return the podman of this host."""
     if shutil.which("podman") is None:
         lacking("containers", "podman is not installed")
-    return Podman()
+    return Podman(tmp_path_factory.mktemp("podman"))
 
 
 @pytest.fixture(scope="session")
