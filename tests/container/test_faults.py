@@ -1,0 +1,197 @@
+"""What befalls a container from outside: signals at any moment, frozen processes, no memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import programs
+from tests.support.figures import Figures
+
+if TYPE_CHECKING:
+    from tests.container.conftest import Cluster
+
+# The promise is 3 periods of a second; a loaded host may need more to notice.
+NOTICED_SECONDS = 20
+DONE, UNCLEAN, KILLED = 0, 8, 137
+
+FREEZE_STARTUP = (
+    "(until grep -laE '^postgres:.*startup' /proc/[0-9]*/cmdline > /tmp/startup 2> /dev/null;"
+    " do :; done; kill -STOP $(cut -d/ -f3 /tmp/startup)) & exec instance-manager run"
+)
+"""Stops crash recovery as it begins, so that a signal is sure to find it under way."""
+
+EAT_MEMORY = (
+    "SELECT cardinality(array_agg(repeat(md5(i::text), 1000))) FROM generate_series(1, 1000000) i"
+)
+MASK = "--block-signal=TERM,INT,QUIT,HUP"
+END_CLIENTS = (
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+    " WHERE query LIKE 'INSERT%' AND pid <> pg_backend_pid()"
+)
+
+
+def entrypoint(*command: str) -> str:
+    """Return the option that starts *command* as the image starts its manager."""
+    return f"--entrypoint={json.dumps(['env', MASK, *command])}"
+
+
+@pytest.mark.parametrize("milliseconds", range(11))
+def test_no_signal_is_lost_from_the_first_milliseconds_of_the_image(
+    cluster: Cluster, measured: Callable[[str, float], None], milliseconds: int
+) -> None:
+    """The entrypoint's mask stands before Python begins, and keeps what comes for its handlers."""
+    program = programs.SIGNAL_AFTER_EXEC
+    operand = cluster.create()
+    pid = operand.initialized_pid()
+
+    with cluster.podman.outside(program, str(pid), str(milliseconds / 1000)) as sender:
+        assert sender.stdout is not None
+        assert sender.stdout.readline() == "waiting\n"
+        operand.start()
+        out, error = sender.communicate()
+    assert sender.returncode == 0, error
+    sent = json.loads(out)
+
+    assert sent["protected"]
+    measured("milliseconds until the entrypoint blocks signals", sent["mask_milliseconds"])
+    assert operand.wait(30) == DONE
+
+
+@pytest.mark.parametrize(
+    ("signal", "code", "state"),
+    [
+        ("TERM", DONE, "shut down"),
+        ("INT", DONE, "shut down"),
+        ("QUIT", UNCLEAN, "in production"),
+    ],
+)
+@pytest.mark.parametrize("loaded", [False, True], ids=["idle", "loaded"])
+def test_the_exit_code_tells_how_the_server_was_stopped(
+    cluster: Cluster, signal: str, code: int, state: str, *, loaded: bool
+) -> None:
+    """It is 0 exactly where pg_control says that nothing is to be recovered."""
+    data = cluster.volume()
+    operand = cluster.run(data=data).wait_ready()
+    with operand.inserting() as inserts:
+        inserts.wait_for_more(1000)
+        if not loaded:
+            operand.sql(END_CLIENTS)
+        operand.signal(signal)
+
+        assert operand.wait(30) == code
+        assert cluster.control_state(data) == state
+        inserts.require_all(operand.start().wait_ready())
+
+
+@pytest.mark.parametrize(
+    ("signal", "code", "states"),
+    [
+        ("TERM", DONE, {"shut down in recovery"}),
+        ("INT", DONE, {"shut down in recovery"}),
+        # The latter, if it had not come to note the beginning of recovery.
+        ("QUIT", UNCLEAN, {"in crash recovery", "in production"}),
+    ],
+)
+def test_the_exit_code_tells_how_a_recovering_server_was_stopped(
+    cluster: Cluster, signal: str, code: int, states: set[str]
+) -> None:
+    """Whatever is left of the recovery, the next start completes it."""
+    data = cluster.volume()
+    killed = cluster.run(data=data).wait_ready()
+    with killed.inserting() as inserts:
+        inserts.wait_for_more(1000)
+        killed.signal("KILL")
+        assert killed.wait(30) == KILLED
+        frozen = cluster.run(entrypoint("sh", "-c", FREEZE_STARTUP), data=data)
+        frozen.wait_phase("recovering")
+
+        frozen.signal(signal)
+        frozen.exec("sh", "-c", "kill -CONT $(cut -d/ -f3 /tmp/startup)")
+
+        assert frozen.wait(30) == code
+        assert cluster.control_state(data) in states
+        inserts.require_all(cluster.run(data=data).wait_ready())
+
+
+@pytest.mark.parametrize("whom", ["all", "the postmaster"])
+def test_a_frozen_server_is_not_ready_and_its_manager_lives(
+    cluster: Cluster, measured: Callable[[str, float], None], whom: str
+) -> None:
+    """Readiness says so within three periods, liveness says nothing, and both know its return."""
+    operand = cluster.run().wait_ready()
+    before = operand.status()["postgres"]
+    pids = () if whom == "all" else (before["pid"],)
+
+    operand.signal_postgres("STOP", *pids)
+    frozen = operand.probes(ready=503)
+    still = operand.probes(ready=200, seconds=5)
+    operand.signal_postgres("CONT", *pids)
+    thawed = operand.probes(ready=200)
+
+    measured("seconds from the freeze until it is not ready", frozen.seconds)
+    measured("seconds from the thaw until it is ready", thawed.seconds)
+    assert (frozen.ready, still.ready, thawed.ready) == (503, 503, 200)
+    assert frozen.seconds < NOTICED_SECONDS
+    assert frozen.live == still.live == thawed.live == [200]
+    assert operand.status()["postgres"]["pid"] == before["pid"]
+
+
+def test_a_frozen_manager_gives_no_sign_of_life_and_its_replacement_loses_nothing(
+    cluster: Cluster,
+) -> None:
+    """The kubelet gets no answer, asks it to end in vain, kills it, and starts it again."""
+    operand = cluster.run().wait_ready()
+    with operand.inserting() as inserts:
+        inserts.wait_for_more(100)
+        operand.signal("STOP")
+        silent = operand.probes(ready=200, seconds=3)
+        inserts.wait_for_more(1000)
+        operand.podman("stop", "--time=2", operand.name).checked()
+
+        assert (silent.ready, silent.live) == (0, [0])
+        assert operand.wait(30) == KILLED
+        inserts.require_all(operand.start().wait_ready())
+    assert operand.stop()[0] == DONE
+
+
+def test_a_manager_that_was_frozen_goes_on_with_the_same_server(cluster: Cluster) -> None:
+    """A pause harms nobody: the server was at work all the while."""
+    operand = cluster.run().wait_ready()
+    before = operand.status()["postgres"]["pid"]
+
+    operand.signal("STOP")
+    silent = operand.probes(ready=200, seconds=15)
+    operand.signal("CONT")
+
+    assert silent.live == [0]
+    assert operand.probes(ready=200).ready == 200
+    assert operand.status()["postgres"]["pid"] == before
+    assert operand.stop()[0] == DONE
+
+
+def test_a_query_that_eats_all_memory_costs_only_its_server_a_recovery(
+    cluster: Cluster, times: Callable[[int, int], int], figures: Figures
+) -> None:
+    """The kernel kills that backend, postgres recovers by itself, and the manager lives on."""
+    operand = cluster.run("--memory=300m", "--memory-swap=300m").wait_ready()
+    operand.sql("CREATE TABLE kept AS SELECT 42 AS answer")
+    before = operand.status()
+
+    for number in range(1, times(3, 20) + 1):
+        assert "lost" in operand.psql(EAT_MEMORY).error
+        operand.wait_log("was terminated by signal 9", times=number)
+        assert operand.lines_with("client backend (PID ") == number
+        operand.wait_log("reinitializing", times=number)
+        operand.wait_ready()
+        assert operand.sql("SELECT answer FROM kept") == "42"
+        figures.add("memory eaten by one query")
+
+    after = operand.status()
+    assert after["instance"] == before["instance"]
+    assert after["postgres"]["pid"] == before["postgres"]["pid"]
+    assert after["postgres"]["restarts"] == 0
+    assert operand.stop()[0] == DONE
