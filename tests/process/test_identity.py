@@ -23,6 +23,8 @@ from tests.support import no_locks
 from tests.support.manager import ACCOUNT, Manager, until
 
 CHECKOUT = Path(__file__).parents[2]
+SECONDS = 600 + os.getpid()
+"""How long commands sleep that must not end by themselves; it tells them from all others."""
 
 
 class Unlocked(Manager):
@@ -165,6 +167,25 @@ def unlocked(workspace: Path, server: Demonstration) -> Iterator[Manager]:
     made.clean_up()
 
 
+def sleepers() -> list[int]:
+    """Return the processes that sleep for as long as nobody but these tests asks for."""
+    wanted = f"sleep\0{SECONDS}\0".encode()
+    found: list[int] = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cmdline").read_bytes() == wanted:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_sleepers() -> Iterator[None]:
+    """End the commands that a test which failed has left: nothing else would find them."""
+    yield
+    for pid in sleepers():
+        os.kill(pid, signal.SIGKILL)
+
+
 def write_pid_file(manager: Manager, content: str) -> Path:
     """Leave a ``postmaster.pid`` behind, as the user of the server."""
     path, owner = manager.data / "postmaster.pid", manager.data.stat()
@@ -234,11 +255,11 @@ def test_an_old_server_that_does_not_stop_in_time_is_killed_with_its_commands(
     """A command that never ends keeps the server from stopping, until the time is over."""
     manager.settings["postgres"]["parameters"] = {
         "archive_mode": "on",
-        "archive_command": "exec sleep 601",
+        "archive_command": f"exec sleep {SECONDS}",
     }
     manager.trust().start().until_ready()
     manager.query("SELECT pg_switch_wal()")
-    command = until(lambda: descendants_named(manager, "sleep"), "the command runs")
+    command = until(sleepers, "the command runs")
     kill_manager(manager)
     done = as_owner(
         manager,
@@ -251,25 +272,15 @@ def test_an_old_server_that_does_not_stop_in_time_is_killed_with_its_commands(
     assert not any(map(is_alive, command))
 
 
-def descendants_named(manager: Manager, name: str) -> list[int]:
-    """Return the programs of that name whose working directory is the data directory."""
-    found: list[int] = []
-    for pid in manager.postgres_processes():
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                found.append(pid)
-    return found
-
-
 def test_a_command_that_outlived_its_server_does_not_block_the_start(manager: Manager) -> None:
     """It has inherited the lock, so it is told by that, whatever it is."""
     manager.settings["postgres"]["parameters"] = {
         "archive_mode": "on",
-        "archive_command": "cd / && exec sleep 602",
+        "archive_command": f"cd / && exec sleep {SECONDS}",
     }
     manager.trust().start().until_ready()
     manager.query("SELECT pg_switch_wal()")
-    (command,) = until(lambda: sleepers(602), "the command runs")
+    (command,) = until(sleepers, "the command runs")
     kill_manager(manager)
     kill_server(manager)
     assert is_alive(command)
@@ -279,24 +290,13 @@ def test_a_command_that_outlived_its_server_does_not_block_the_start(manager: Ma
     assert not is_alive(command)
 
 
-def sleepers(seconds: int) -> list[int]:
-    """Return the processes that sleep for so many seconds, as this test has asked for."""
-    wanted = f"sleep\0{seconds}\0".encode()
-    found: list[int] = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (entry / "cmdline").read_bytes() == wanted:
-                found.append(int(entry.name))
-    return found
-
-
 def test_a_script_of_a_killed_bootstrap_does_not_block_the_start(manager: Manager) -> None:
     """Whatever an unfinished initialisation has left is ended with its server."""
     scripts = manager.directory / "init"
     scripts.mkdir()
-    (scripts / "slow.sh").write_text("sleep 603\n")
+    (scripts / "slow.sh").write_text(f"sleep {SECONDS}\n")
     manager.trust().start()
-    (sleeper,) = until(lambda: sleepers(603), "the script runs")
+    (sleeper,) = until(sleepers, "the script runs")
     kill_manager(manager)
     (scripts / "slow.sh").unlink()
     manager.start().until_ready()
@@ -442,7 +442,10 @@ def test_a_living_single_user_server_is_refused_and_the_start_goes_on_when_it_en
         cwd=stopped.data,
         **owner_of(stopped),
     ) as single:
-        until((stopped.data / "postmaster.pid").exists, "the single-user server has begun")
+        path = stopped.data / "postmaster.pid"
+        until(
+            lambda: single.poll() is not None or path.exists(), "the single-user server has begun"
+        )
         stopped.start()
         failure = stopped.until_phase("failed")["failure"]
         assert single.poll() is None
