@@ -630,7 +630,9 @@ def test_without_locks_a_manager_that_has_lost_its_lease_ends_its_server(
     lease = unlocked.data / "instance-manager" / "lease.json"
     lease.write_text(json.dumps(json.loads(lease.read_text()) | {"session": "another"}))
 
-    assert unlocked.wait() == 7
+    failure = unlocked.until_phase("failed")["failure"]
+    assert (failure["code"], failure["exit_code"]) == ("data-directory-in-use", 7)
+    assert "has taken its lease" in failure["message"]
     assert unlocked.postgres_processes() == []
-    assert "has taken its lease" in unlocked.logged()
     assert lease.exists()
+    assert unlocked.end() == 7
