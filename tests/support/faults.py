@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 
 from tests.support.manager import DEADLINE_SECONDS, Manager, until
-from tests.support.processes import Process, children_of, look, postmasters, titled
+from tests.support.processes import Process, children_of, is_postmaster, look, postmasters, titled
 
 CLEAN: Final = frozenset({"shut down", "shut down in recovery"})
 """The states of a cluster that needs no recovery, in the words of pg_controldata."""
@@ -61,7 +61,7 @@ def freshly_spawned(manager: Manager, before: int) -> Process:
     end = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < end:
         for one in children_of(manager.process.pid):
-            if one.pid != before and one.command == "postgres" and one.was_executed:
+            if one.pid != before and is_postmaster(one):
                 return one
     raise AssertionError(f"no postmaster was spawned within {DEADLINE_SECONDS:g} s")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Final
@@ -66,10 +66,11 @@ def _rounded(value: float | None) -> float | None:
 
 
 class Figures:
-    """Collects the figures of each fault, over all tests of a run."""
+    """Collects the figures of each fault, over all tests of a run; *file* has them at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path | None = None) -> None:
         self._faults: dict[str, _Rounds] = {}
+        self._file = file
 
     def add(
         self,
@@ -90,6 +91,20 @@ class Figures:
             rounds.ready_ms.append(ready_seconds * _MILLISECONDS)
         rounds.lost += lost
         rounds.duplicates += duplicates
+        if self._file is not None:
+            # At once: whoever ends a run of hours keeps what it has shown.
+            self._write(self._file)
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(self.table())
+
+    def table(self) -> list[list[str]]:
+        """Return the rows as text, below the names of their columns."""
+        rows = [asdict(row) for row in self.rows()]
+        cells = [["" if cell is None else str(cell) for cell in row.values()] for row in rows]
+        return [[one.name for one in fields(Row)], *cells]
 
     def rows(self) -> list[Row]:
         """Return one row for each fault, in the order of their names."""
@@ -114,7 +129,7 @@ def times(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin a run without figures."""
-    config.stash[_FIGURES] = Figures()
+    config.stash[_FIGURES] = Figures(FILE if config.getoption("--soak") else None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -129,21 +144,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Show the figures; after long counts, write them down as well."""
-    rows = [asdict(row) for row in config.stash[_FIGURES].rows()]
-    if not rows:
+    """Show the figures."""
+    cells = config.stash[_FIGURES].table()
+    if len(cells) == 1:
         return
-    cells = [
-        [*rows[0]],
-        *(["" if cell is None else str(cell) for cell in row.values()] for row in rows),
-    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     terminalreporter.section("figures of faults")
     for name, *others in cells:
         words = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         terminalreporter.write_line("  ".join([name.ljust(widths[0]), *words]))
     if config.getoption("--soak"):
-        FILE.parent.mkdir(exist_ok=True)
-        with FILE.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(cells)
         terminalreporter.write_line(f"written to {FILE}")

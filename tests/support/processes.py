@@ -73,11 +73,16 @@ def postmasters(data_directory: Path) -> list[int]:
     client's first packet. The kernel knows: the children of a postmaster are forked and never
     executed, a postmaster is executed, as ``postgres -D DIRECTORY``.
     """
-    return [
-        one.pid
-        for one in working_in(data_directory)
-        if one.was_executed and one.command == "postgres" and arguments_of(one.pid)[1:2] == ["-D"]
-    ]
+    return [one.pid for one in working_in(data_directory) if is_postmaster(one)]
+
+
+def is_postmaster(process: Process) -> bool:
+    """Whether it was executed as a postmaster, not forked by one, nor asked for its version."""
+    return (
+        process.was_executed
+        and process.command == "postgres"
+        and arguments_of(process.pid)[1:2] == ["-D"]
+    )
 
 
 def arguments_of(pid: int) -> list[str]:
