@@ -437,12 +437,14 @@ class Cluster:
         self._containers, self._volumes, self._secrets = [], [], []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what lies here, and give the first test the time that the images take."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.container)
-            item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
+            # A long run brings its own limit.
+            if not config.getoption("--soak"):
+                item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
