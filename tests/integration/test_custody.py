@@ -88,26 +88,38 @@ def test_a_lock_that_is_taken_away_stops_the_server(manager: Manager) -> None:
     assert manager.end() == 0
 
 
-def test_a_recovery_that_nobody_performs_is_ended(manager: Manager) -> None:
-    """A startup process that dies early in a crash recovery may leave its postmaster without one.
+def kill_startup(manager: Manager, postmaster: int) -> None:
+    """Crash the server by a backend's end, and kill the process that begins to recover it."""
 
-    The control file that it needs is taken away; what follows says so, and can be mended.
-    """
-    manager.trust().start().until_ready()
-    manager.query("CREATE TABLE kept AS SELECT 42 AS answer")
-    control = manager.data / "global" / "pg_control"
-    aside = manager.directory / "pg_control"
+    def killed() -> bool:
+        for process in processes_of(postmaster):
+            if process.kind is ProcessKind.STARTUP:
+                os.kill(process.pid, signal.SIGKILL)
+                return True
+        return False
+
     with manager.sql() as session:
-        control.rename(aside)
         os.kill(session.info.backend_pid, signal.SIGKILL)
-        failure = manager.until_phase("failed")["failure"]
-    assert failure["code"] == "data-directory-damaged"
-    assert manager.postgres_processes() == []
+        until(killed, "the startup process was there")
 
-    aside.rename(control)
-    code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
-    assert (code, operation["state"]) == (200, "succeeded")
-    assert manager.query("SELECT answer FROM kept") == [(42,)]
+
+def test_a_recovery_that_nobody_performs_is_ended(manager: Manager) -> None:
+    """A postmaster whose startup process is killed early in a crash recovery waits for ever."""
+    manager.trust().start().until_ready()
+    manager.query("CREATE TABLE kept AS SELECT generate_series(1, 100000)")
+    postmaster = manager.until_phase("running")["postgres"]["pid"]
+    kill_startup(manager, postmaster)
+
+    def replaced() -> bool:
+        status = manager.status()
+        return status is not None and status["postgres"]["pid"] not in (None, postmaster)
+
+    until(replaced, "another postmaster recovers")
+    manager.until_ready()
+    _, events = manager.ask("GET", "/v1/events")
+    assert "RecoveryStuck" in [event["reason"] for event in events["items"]]
+    assert manager.query("SELECT count(*) FROM kept") == [(100000,)]
+    assert manager.end() == 0
 
 
 def test_a_server_that_crashes_in_each_recovery_is_given_up(manager: Manager) -> None:
