@@ -50,7 +50,7 @@ class Look(NamedTuple):
 
 
 class Custody:
-    """Watches over one data directory and its server; what is asynchronous runs for ever."""
+    """Watches over one data directory and its server: :meth:`run` for ever."""
 
     def __init__(
         self, startup: Startup, supervisor: Supervisor, log: PostgresLog, events: Events
@@ -85,7 +85,14 @@ class Custody:
             )
         return CrashLoopError(message, hint="see the log of postgres, then ask for a start")
 
-    async def renew_lease(self) -> None:
+    async def run(self) -> None:
+        """Do all that is done here."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._renew_lease(), name="lease")
+            group.create_task(self._watch_directory(), name="data directory")
+            group.create_task(self._watch_recovery(), name="recovery")
+
+    async def _renew_lease(self) -> None:
         """Keep the data directory where it can't be locked; give up a server that has lost it."""
         lease = self._startup.lease
         while True:
@@ -99,7 +106,7 @@ class Custody:
             except OSError as error:
                 _log.warning("cannot renew the lease of the data directory", reason=str(error))
 
-    async def watch_directory(self) -> None:
+    async def _watch_directory(self) -> None:
         """See to it that a running server's directory and pid file stay what they were."""
         while True:
             await self._supervisor.until({State.RUNNING})
@@ -120,7 +127,7 @@ class Custody:
                 self._tell_restored(directory)
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def watch_recovery(self) -> None:
+    async def _watch_recovery(self) -> None:
         """End a postmaster that recovers without anybody who does: it would say so for ever.
 
         A server whose startup process dies early in a crash recovery may go on without one.

@@ -24,7 +24,6 @@ from instance_manager import log
 from instance_manager.api import listeners as sockets
 from instance_manager.api import tls
 from instance_manager.configuration.hba import host_auth_warning
-from instance_manager.custody import Custody
 from instance_manager.errors import Exit, InstanceManagerError, UncleanStopError
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.health.storage import Storage
@@ -57,7 +56,7 @@ _log: Final = log.get_logger()
 _HEARTBEAT_SECONDS: Final = 1.0
 _FAULT_PAUSE_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 0.25
-"""How long serving waits for the start of postgres, which its imports would slow down."""
+"""How long what is imported late waits for the start of postgres, which it would slow down."""
 _BEFORE_ACCEPTING: Final = frozenset(
     {State.PREPARING, State.INITIALIZING, State.STARTING, State.RECOVERING}
 )
@@ -176,8 +175,6 @@ class _Manager:
         )
         supervisor = rooms.supervisor
         supervisor.on_change = _Changes(rooms, instance).follow
-        custody = Custody(rooms.startup, supervisor, rooms.log, records.events)
-        rooms.log.on_crash = custody.take_crash
         eternal: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "heartbeat": lambda: _beat(instance),
             "observer": lambda: rooms.observer.run(
@@ -185,9 +182,7 @@ class _Manager:
             ),
             "storage": rooms.storage.run,
             "hashing": lambda: _hash_volumes(rooms),
-            "lease": custody.renew_lease,
-            "custody": custody.watch_directory,
-            "recovery": custody.watch_recovery,
+            "custody": lambda: _watch_over(rooms, records.events),
             "serving": lambda: self._serve(instance, supervisor),
         }
         async with asyncio.TaskGroup() as group:
@@ -212,12 +207,7 @@ class _Manager:
 
     async def _serve(self, instance: Instance, supervisor: Supervisor) -> None:
         """Answer on the listeners, as soon as it doesn't keep postgres from its start."""
-        try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                while supervisor.state in _BEFORE_ACCEPTING:
-                    await supervisor.changed()
-        except TimeoutError:
-            pass
+        await _start_is_over(supervisor)
         # In a thread, so that the loop sees postgres come up meanwhile.
         server = await in_thread("import", _import_server)
         # All that was imported stays: it need not be looked at again, ever.
@@ -299,6 +289,23 @@ def _tell(supervisor: Supervisor, answer: Answer) -> None:
     event = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}.get(answer)
     if event is not None:
         supervisor.handle(event)
+
+
+async def _start_is_over(supervisor: Supervisor) -> None:
+    """Wait until postgres accepts, or can't, or takes its time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while supervisor.state in _BEFORE_ACCEPTING:
+                await supervisor.changed()
+
+
+async def _watch_over(rooms: Rooms, events: Events) -> None:
+    """Watch over the data directory and its server, as soon as it doesn't delay the start."""
+    await _start_is_over(rooms.supervisor)
+    module = await in_thread("import", importlib.import_module, "instance_manager.custody")
+    custody = module.Custody(rooms.startup, rooms.supervisor, rooms.log, events)
+    rooms.log.on_crash = custody.take_crash
+    await custody.run()
 
 
 async def _hash_volumes(rooms: Rooms) -> None:

@@ -15,7 +15,6 @@ from instance_manager.postgres import (
     endings,
     leftovers,
     memory,
-    server_processes,
 )
 from instance_manager.supervision.threads import in_thread
 
@@ -74,6 +73,9 @@ class Shutdown:
 
     async def awaited(self, postmaster: int) -> str:
         """Return what the stopping server waits for, for people; empty where nobody knows."""
+        # Here, since a start needs nothing of it.
+        from instance_manager.postgres import server_processes
+
         if self._look is None or self._look.done():
             directory = self._startup.place.data_directory
             self._look = asyncio.create_task(
