@@ -7,6 +7,7 @@ sink's buffer is dropped, counted, and said so. Nothing else in the package writ
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import traceback
@@ -177,6 +178,15 @@ class _SinkLogger:
     debug = info = warning = error = critical = msg
 
 
+class _FromLibraries(logging.Handler):
+    """Passes on what libraries say through the standard library's logging, as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        grave = record.levelno >= logging.ERROR
+        tell = get_logger(record.name).error if grave else get_logger(record.name).warning
+        tell(record.getMessage(), **({"exc_info": record.exc_info[1]} if record.exc_info else {}))
+
+
 def configure(level: Level = "info", style: Format = "auto", descriptor: int = 1) -> Sink:
     """Configure structlog for this process and return the sink; the caller closes it."""
     sink = Sink(descriptor)
@@ -187,6 +197,10 @@ def configure(level: Level = "info", style: Format = "auto", descriptor: int = 1
         logger_factory=lambda *_: _SinkLogger(sink),
         cache_logger_on_first_use=False,
     )
+    # Else they would write to standard error by themselves, and not as objects.
+    root = logging.getLogger()
+    root.handlers = [_FromLibraries()]
+    root.setLevel(logging.WARNING)
     return sink
 
 

@@ -35,6 +35,7 @@ from instance_manager.postgres.connection import Answer
 from instance_manager.settings.secrets import read_secret
 from instance_manager.shutdown import Shutdown
 from instance_manager.startup import Journal, Startup
+from instance_manager.supervision import signals
 from instance_manager.supervision.children import Children
 from instance_manager.supervision.operations import Kind, Operations
 from instance_manager.supervision.orphans import OrphanLog
@@ -335,7 +336,6 @@ async def _guard(name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> No
 @contextmanager
 def _handled_signals(supervisor: Supervisor, instance: Instance) -> Generator[None]:
     """Install the handlers of the contract, then let the signals through that waited for them."""
-    loop = asyncio.get_running_loop()
     handlers: dict[signal.Signals, Callable[[], object]] = {
         signal.SIGTERM: lambda: _leave(supervisor, None),
         signal.SIGINT: lambda: _leave(supervisor, Rung.FAST),
@@ -347,7 +347,7 @@ def _handled_signals(supervisor: Supervisor, instance: Instance) -> Generator[No
     for number in _MEANINGLESS:
         signal.signal(number, signal.SIG_IGN)
     for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
+        signals.catch(number, handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
     try:
         yield
@@ -355,7 +355,7 @@ def _handled_signals(supervisor: Supervisor, instance: Instance) -> Generator[No
         # Postgres is gone: whoever still signals finds nothing left to stop.
         signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
         for number in handlers:
-            loop.remove_signal_handler(number)
+            signals.release(number)
 
 
 def _leave(supervisor: Supervisor, rung: Rung | None) -> None:

@@ -248,16 +248,18 @@ class Startup:
         """Ask the postmaster whether it accepts connections."""
         return _EVENTS.get(await self._observer.ask())
 
-    async def is_cause_gone(self, failure: InstanceManagerError) -> bool:
-        """Whether a start may succeed that failed for want of the lock, or of space."""
+    async def still_fails(self, failure: InstanceManagerError) -> InstanceManagerError | None:
+        """Return why a start would fail that has failed for want of the lock, or of space."""
         try:
             if isinstance(failure, DataDirectoryInUseError):
                 await self._files_turn.run("lock", self._take_lock)
             elif isinstance(failure, DiskSpaceError):
                 await self._files_turn.run("free space", self._require_space)
-        except (OSError, InstanceManagerError):
-            return False
-        return True
+        except InstanceManagerError as error:
+            return error
+        except OSError:
+            return failure
+        return None
 
     def _require_space(self) -> None:
         directory = self.place.data_directory

@@ -1,4 +1,4 @@
-"""The memory of our cgroup: whether the kernel killed somebody in it for want of memory.
+"""The memory of our cgroup: its limit, and whether the kernel killed somebody for want of it.
 
 The postmaster lives in the cgroup of the manager. The kernel counts a kill in the cgroup of whom
 it killed, whosever limit was reached. Sources: cgroup-v2.rst ("memory.events") and
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _SELF: Final = Path("/proc/self")
 _COUNTER: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+_NO_LIMIT_BYTES: Final = 1 << 60
+"""Version 1 says "none" by a number near 2**63."""
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -25,20 +27,32 @@ def oom_kills() -> int | None:
 
     None where that can't be read: no cgroup of memory, the root one, or an old kernel.
     """
-    try:
-        membership = (_SELF / "cgroup").read_text(encoding="utf-8", errors="replace")
-        mounts = (_SELF / "mountinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    for file in counter_files(membership, mounts):
-        with suppress(OSError):
-            if found := _COUNTER.search(file.read_text(encoding="ascii", errors="replace")):
-                return int(found[1])
+    for text in _texts("memory.events", "memory.oom_control"):
+        if found := _COUNTER.search(text):
+            return int(found[1])
     return None
 
 
-def counter_files(membership: str, mounts: str) -> Iterator[Path]:
-    """Yield the files that may hold the counter, by the texts of ``cgroup`` and ``mountinfo``."""
+def limit_bytes() -> int | None:
+    """Return how much memory our cgroup may use; None where nothing limits it."""
+    for text in _texts("memory.max", "memory.limit_in_bytes"):
+        if text.strip().isdecimal() and int(text) < _NO_LIMIT_BYTES:
+            return int(text)
+    return None
+
+
+def _texts(version_2: str, version_1: str) -> Iterator[str]:
+    """Yield what the files of these names say, of the cgroups of memory that we are in."""
+    with suppress(OSError):
+        membership = (_SELF / "cgroup").read_text(encoding="utf-8", errors="replace")
+        mounts = (_SELF / "mountinfo").read_text(encoding="utf-8", errors="replace")
+        for file in files_of(membership, mounts, version_2, version_1):
+            with suppress(OSError):
+                yield file.read_text(encoding="ascii", errors="replace")
+
+
+def files_of(membership: str, mounts: str, version_2: str, version_1: str) -> Iterator[Path]:
+    """Yield the files of these names, by the texts of ``cgroup`` and ``mountinfo``."""
     groups = dict(_groups(membership))
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -47,9 +61,9 @@ def counter_files(membership: str, mounts: str) -> Iterator[Path]:
             continue
         root, point, kind, options = _plain(left[3]), _plain(left[4]), right[0], right[-1]
         if kind == "cgroup2" and "" in groups:
-            yield _within(point, root, groups[""]) / "memory.events"
+            yield _within(point, root, groups[""]) / version_2
         elif kind == "cgroup" and "memory" in options.split(",") and "memory" in groups:
-            yield _within(point, root, groups["memory"]) / "memory.oom_control"
+            yield _within(point, root, groups["memory"]) / version_1
 
 
 def _groups(membership: str) -> Iterator[tuple[str, str]]:

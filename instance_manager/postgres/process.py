@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from instance_manager.postgres import memory
 from instance_manager.postgres.endings import STRUCTURE
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _PASSED_ON: Final = frozenset(
 )
 _PASSED_ON_PREFIXES: Final = ("LC_", "MALLOC_")
 _OOM_SCORE_ADJUSTMENT: Final = Path("/proc/self/oom_score_adj")
+_HIGHEST_ADJUSTMENT: Final = 1000
+_LARGER_THAN_US_BYTES: Final = 128 * 1024 * 1024
 _COREDUMP_FILTER: Final = Path("/proc/self/coredump_filter")
 _OWN_MEMORY_ONLY: Final = "0x31"
 """Private anonymous memory, huge pages too, and the headers of ELF files: no shared memory."""
@@ -54,7 +57,11 @@ def environment_of(
     tools: Mapping[str, str], *, search_path: str, library_path: str, extra: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the postmaster's environment: the tools', and what the volumes need."""
-    environment = {**tools, **oom_adjustment(_own_oom_score_adjustment()), **extra}
+    environment = {
+        **tools,
+        **oom_adjustment(_own_oom_score_adjustment(), memory.limit_bytes()),
+        **extra,
+    }
     if search_path:
         environment["PATH"] = search_path
     if library_path:
@@ -62,16 +69,23 @@ def environment_of(
     return environment
 
 
-def oom_adjustment(own: int) -> dict[str, str]:
-    """Return what makes the kernel kill children, which queries make large, before the postmaster.
+def oom_adjustment(own: int, limit_bytes: int | None) -> dict[str, str]:
+    """Return what makes the kernel kill the postmaster's children first: queries make them large.
 
-    Only where *own*, the adjustment that the postmaster will have from us, protects it: children
-    that go back to zero would else be better protected than the postmaster. Source: the manual,
-    "Linux Memory Overcommit"; proc_pid_oom_score_adj(5).
+    *own* is our adjustment, which the postmaster has too; never do children get less, for they
+    would be better protected. Where it is negative they give that protection up. Else, under a
+    limit of the cgroup, they are given as much as makes each of them look larger than this process
+    is: many sessions of middling size would cost the manager, and so the container. One point is a
+    thousandth of the limit; without a limit, the host decides. Source: the manual, "Linux Memory
+    Overcommit"; proc_pid_oom_score_adj(5).
     """
-    if own >= 0:
+    if own < 0:
+        value = 0
+    elif limit_bytes:
+        value = min(_HIGHEST_ADJUSTMENT, own + -(-1000 * _LARGER_THAN_US_BYTES // limit_bytes))
+    else:
         return {}
-    return {"PG_OOM_ADJUST_FILE": str(_OOM_SCORE_ADJUSTMENT), "PG_OOM_ADJUST_VALUE": "0"}
+    return {"PG_OOM_ADJUST_FILE": str(_OOM_SCORE_ADJUSTMENT), "PG_OOM_ADJUST_VALUE": str(value)}
 
 
 def _own_oom_score_adjustment() -> int:

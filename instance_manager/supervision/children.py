@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from instance_manager.errors import StartError, UnresponsiveError
+from instance_manager.supervision import signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +143,7 @@ class Children:
     def __enter__(self) -> Self:
         close_inherited_descriptors()
         become_subreaper()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
+        signals.catch(signal.SIGCHLD, self._reap)
         # Children of a program that this process was before exec may have ended already.
         self._reap()
         return self
@@ -153,7 +154,7 @@ class Children:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+        signals.release(signal.SIGCHLD)
         # Nobody reaps orphans here any more: let them go to who does.
         become_subreaper(False)
 

@@ -142,8 +142,7 @@ class Supervisor:
         """Stop a server that must not go on: its directory is lost, or it can't recover."""
         if next_state(self.state, Event.HOPELESS) is self.state:
             return
-        self.failure = error
-        _log.error(error.message, code=error.code, hint=error.hint, **error.context)
+        self._fail_with(error)
         self._asked = _Asked(Rung.IMMEDIATE, at_once=True)
         self.handle(Event.HOPELESS)
 
@@ -221,9 +220,12 @@ class Supervisor:
             if event is not None:
                 self.handle(event)
 
-    def _refuse(self, error: InstanceManagerError) -> None:
+    def _fail_with(self, error: InstanceManagerError) -> None:
         self.failure = error
         _log.error(error.message, code=error.code, hint=error.hint, **error.context)
+
+    def _refuse(self, error: InstanceManagerError) -> None:
+        self._fail_with(error)
         if allows(self.state, Event.REFUSED):
             self.handle(Event.REFUSED)
         elif self.postmaster is None:
@@ -322,12 +324,15 @@ class Supervisor:
         if isinstance(failure, SettingsError):
             # What only other settings can mend ends the manager, as at its start.
             return Event.LEAVE_REQUESTED
-        if not isinstance(failure, DataDirectoryInUseError | DiskSpaceError):
-            return await asyncio.Future[Event]()
-        while True:
+        while isinstance(failure, DataDirectoryInUseError | DiskSpaceError):
             await asyncio.sleep(self.policy.retry_seconds)
-            if await self._starting.is_cause_gone(failure):
+            still = await self._starting.still_fails(failure)
+            if still is None:
                 return Event.CAUSE_GONE
+            if still.message != failure.message:
+                self._fail_with(still)
+            failure = still
+        return await asyncio.Future[Event]()
 
     async def _descend(self) -> Event | None:
         """Stop the postmaster; its end is an event of its own."""

@@ -37,8 +37,11 @@ class StartWork(Protocol):
         """Ask the postmaster: ``ACCEPTED``, ``RECOVERY_SEEN``, or nothing to be told."""
         ...
 
-    async def is_cause_gone(self, failure: InstanceManagerError) -> bool:
-        """Whether a start may succeed that failed for want of the lock, or of space."""
+    async def still_fails(self, failure: InstanceManagerError) -> InstanceManagerError | None:
+        """Return why a start would fail that has failed for want of the lock, or of space.
+
+        None where it may succeed now; another error where the reason has changed.
+        """
         ...
 
 

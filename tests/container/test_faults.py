@@ -197,3 +197,27 @@ def test_a_query_that_eats_all_memory_costs_only_its_server_a_recovery(
     assert after["postgres"]["pid"] == before["postgres"]["pid"]
     assert after["postgres"]["restarts"] == 0
     assert operand.stop()[0] == DONE
+
+
+SESSION = (
+    'psql --username=postgres --quiet --command "SELECT pg_sleep(30),'
+    ' cardinality(array_agg(repeat(md5(i::text), 1000))) FROM generate_series(1, 120) i"'
+)
+"""Memory of middling size, for half a minute."""
+
+
+def test_many_sessions_that_eat_all_memory_never_cost_the_manager(cluster: Cluster) -> None:
+    """The kernel ends a backend, whichever; the manager and the postmaster live on."""
+    operand = cluster.run(
+        *("--memory=256m", "--memory-swap=256m"),
+        command=("--set", 'postgres.parameters={"max_connections": "200"}'),
+    ).wait_ready()
+    before = operand.status()
+
+    operand.exec("sh", "-c", f"for i in $(seq 60); do {SESSION} > /dev/null 2>&1 & done; wait")
+
+    operand.wait_log("was terminated by signal 9")
+    operand.wait_ready()
+    after = operand.status()
+    assert after["instance"] == before["instance"]
+    assert after["postgres"]["pid"] == before["postgres"]["pid"]

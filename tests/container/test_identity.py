@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.manager import until
+
 if TYPE_CHECKING:
     from tests.container.conftest import Cluster, Operand
 
@@ -179,3 +181,19 @@ def test_any_user_of_a_group_that_may_write_the_volume_works(
         code, _ = operand.stop()
         assert code == 0
         assert cluster.control_state(data, *ANY_USER) == "shut down"
+
+
+def test_a_waiting_container_says_who_has_the_data_now(cluster: Cluster) -> None:
+    """Another manager at first, and the server that it left behind once it was killed."""
+    data = cluster.volume()
+    first = cluster.run(BESIDE_SLEEP, data=data).wait_ready()
+    remember(first)
+    second = cluster.run(data=data)
+    require_refused(second, "another manager")
+    kill_manager(first)
+
+    def told() -> bool:
+        failure = second.status()["failure"]
+        return failure is not None and "a server in another container" in failure["message"]
+
+    until(told, "the status names the server that is left")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from instance_manager.postgres import memory, process
 from tests.support.manager import Manager, until
 from tests.support.processes import children_of, working_in
 
@@ -48,7 +49,9 @@ def may_protect() -> bool:
 
 
 RAISED = max(int(OURS.read_text()), 0) + 100
-CASES = [(RAISED, RAISED), *([(0, 0), (-500, 0)] if may_protect() else [])]
+GIVEN = process.oom_adjustment(RAISED, memory.limit_bytes())
+CASES = [(RAISED, int(GIVEN.get("PG_OOM_ADJUST_VALUE", RAISED)))]
+CASES += [(-500, 0)] if may_protect() else []
 """What the manager is given, and what the children of its postmaster have."""
 
 
@@ -56,7 +59,7 @@ CASES = [(RAISED, RAISED), *([(0, 0), (-500, 0)] if may_protect() else [])]
 def test_the_children_of_the_postmaster_go_before_it(
     manager: Manager, given: int, expected: int
 ) -> None:
-    """They give up a protection, and get none that the postmaster doesn't have."""
+    """They give up a protection, and get none that the postmaster doesn't have, limit or not."""
     with adjusted(given):
         manager.trust().start()
     postmaster = manager.until_ready().until_phase("running")["postgres"]["pid"]

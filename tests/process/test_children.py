@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from instance_manager.errors import StartError, UnresponsiveError
+from instance_manager.supervision import signals
 from instance_manager.supervision.children import Child, Children, ExitStatus, Orphan
 from tests.support.figures import Figures
 
@@ -293,3 +295,32 @@ def commands() -> str:
         except OSError:
             continue
     return "\n".join(texts)
+
+
+def test_a_signal_that_comes_amid_a_storm_of_ends_is_not_lost() -> None:
+    """The way through asyncio has room for a few hundred, and 600 children end first."""
+    asked = asyncio.Event()
+
+    async def body(children: Children) -> None:
+        signals.catch(signal.SIGTERM, asked.set)
+        try:
+            ends = [children.spawn("true", ["/bin/true"], environment={}) for _ in range(600)]
+            pids = {child.pid for child in ends}
+            # Not asynchronously: the loop must not get to its signals meanwhile.
+            end = time.monotonic() + DEADLINE
+            while not all(is_zombie(pid) for pid in pids):
+                assert time.monotonic() < end
+            os.kill(os.getpid(), signal.SIGTERM)
+            async with asyncio.timeout(DEADLINE):
+                await asked.wait()
+                for child in ends:
+                    assert (await child.wait()).is_success
+        finally:
+            signals.release(signal.SIGTERM)
+
+    with_children(body)
+
+
+def is_zombie(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "Z"

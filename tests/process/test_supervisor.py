@@ -61,6 +61,8 @@ class Scripted:
     """The limits of those that were asked for."""
     leftovers_ended: int = 0
     asked_for_cause: int = 0
+    later_failure: InstanceManagerError | None = None
+    """What the failure turns into."""
 
     async def prepare(self) -> Event:
         outcome = self.prepare_gives.pop(0) if self.prepare_gives else Event.PREPARED
@@ -104,9 +106,9 @@ class Scripted:
     async def why_ended(self, status: ExitStatus) -> Ending:
         return Ending(self.causes.pop(0) if self.causes else Cause.ERROR, "some last words")
 
-    async def is_cause_gone(self, failure: InstanceManagerError) -> bool:
+    async def still_fails(self, failure: InstanceManagerError) -> InstanceManagerError | None:
         self.asked_for_cause += 1
-        return self.gone.is_set()
+        return None if self.gone.is_set() else self.later_failure or failure
 
     async def checkpoint_first(self, limit_seconds: float) -> None:
         self.checkpoints.append(limit_seconds)
@@ -501,6 +503,21 @@ def test_a_failure_that_lasts_is_one_state_and_not_many() -> None:
     refusal = DataDirectoryInUseError("in use")
     assert supervise(body, OBEDIENT + LIVE, prepare_gives=[refusal]) == 0
     assert seen.count(State.FAILED) == 1
+
+
+def test_a_failure_whose_reason_changes_says_the_new_one() -> None:
+    """Who waits for a manager, and then for the server that it left behind, is told so."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.FAILED})
+        work.later_failure = DataDirectoryInUseError("in use by its server")
+        while supervisor.failure is not work.later_failure:
+            await asyncio.sleep(0.01)
+        work.gone.set()
+        await supervisor.until({State.RUNNING})
+
+    refusal = DataDirectoryInUseError("in use by a manager")
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[refusal]) == 0
 
 
 def test_a_fence_that_is_found_keeps_postgres_stopped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Generator
@@ -25,10 +26,13 @@ NAMES = st.text(st.characters(categories=["Ll"]), min_size=1, max_size=8)
 def written(path: Path, level: log.Level = "info", style: log.Format = "json") -> Generator[None]:
     """Let the log go to a file; it is whole when the context has ended."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+    root = logging.getLogger()
+    before = root.handlers, root.level
     sink = log.configure(level, style, descriptor)
     try:
         yield
     finally:
+        root.handlers, root.level = before
         sink.close()
         os.close(descriptor)
         structlog.reset_defaults()
@@ -152,6 +156,20 @@ def test_people_get_time_level_message_and_the_rest(tmp_path: Path) -> None:
     text = re.sub(r"\x1b\[\d+m", "", (tmp_path / "log").read_text())
 
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} warning  postgres: checkpoint seconds=3\n", text)
+
+
+def test_what_libraries_say_is_a_line_like_any_other(tmp_path: Path) -> None:
+    """The standard library's logging would write text to standard error by itself."""
+    with written(tmp_path / "log"):
+        logging.getLogger("psycopg").warning("cancelling %s failed", "it")
+        logging.getLogger("psycopg").info("not told")
+        logging.getLogger("asyncio").error("never retrieved", exc_info=ValueError("a reason"))
+
+    first, second = lines_of(tmp_path / "log")
+    assert (first["logger"], first["level"]) == ("psycopg", "warning")
+    assert first["message"] == "cancelling it failed"
+    assert second["level"] == "error"
+    assert "ValueError: a reason" in second["traceback"]
 
 
 def test_a_log_that_goes_to_no_terminal_is_json(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from instance_manager.postgres.memory import counter_files, oom_kills
+from instance_manager.postgres.memory import files_of, limit_bytes, oom_kills
 
 UNIFIED = "30 23 0:26 {root} /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate\n"
 MEMORY = "36 32 0:31 {root} /sys/fs/cgroup/memory ro,nosuid - cgroup cgroup rw,memory\n"
@@ -15,6 +15,9 @@ OTHERS = (
     "37 32 0:32 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
     "torn\n"
 )
+
+COUNTERS = ("memory.events", "memory.oom_control")
+"""Of version 2, and of version 1."""
 
 
 @pytest.mark.parametrize(
@@ -53,19 +56,19 @@ def test_the_counter_is_that_of_our_own_cgroup(
     membership: str, mounts: str, expected: str
 ) -> None:
     """On hosts, in containers and in their cgroup namespaces, of both versions."""
-    assert list(counter_files(membership, OTHERS + mounts)) == [Path(expected)]
+    assert list(files_of(membership, OTHERS + mounts, *COUNTERS)) == [Path(expected)]
 
 
 @pytest.mark.parametrize("membership", ["", "0::/\n", "nonsense\n", "4:memory:/\n"])
 def test_without_a_mount_there_is_no_counter(membership: str) -> None:
     """Nobody knows, and nothing breaks."""
-    assert list(counter_files(membership, OTHERS)) == []
+    assert list(files_of(membership, OTHERS, *COUNTERS)) == []
 
 
 def test_both_versions_at_once_are_both_looked_at() -> None:
     """A hybrid host counts memory in one of them only."""
-    files = counter_files(
-        "4:memory:/us\n0::/us\n", UNIFIED.format(root="/") + MEMORY.format(root="/")
+    files = files_of(
+        "4:memory:/us\n0::/us\n", UNIFIED.format(root="/") + MEMORY.format(root="/"), *COUNTERS
     )
 
     assert [file.name for file in files] == ["memory.events", "memory.oom_control"]
@@ -76,3 +79,10 @@ def test_our_own_counter_is_a_number_or_unknown() -> None:
     found = oom_kills()
 
     assert found is None or found >= 0
+
+
+def test_our_own_limit_is_a_number_of_bytes_or_none() -> None:
+    """What version 1 says where there is none is no limit."""
+    found = limit_bytes()
+
+    assert found is None or 0 < found < 1 << 60

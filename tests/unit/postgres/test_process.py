@@ -85,16 +85,29 @@ def test_nothing_composed_sets_nothing() -> None:
 
 def test_the_children_of_a_protected_postmaster_are_not_protected() -> None:
     """They give up the adjustment that the kubelet gives a guaranteed pod."""
-    assert process.oom_adjustment(-997) == {
+    assert process.oom_adjustment(-997, limit_bytes=None) == {
         "PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj",
         "PG_OOM_ADJUST_VALUE": "0",
     }
 
 
 @pytest.mark.parametrize("own", [0, 2, 999, 1000])
-def test_no_child_is_ever_better_protected_than_the_postmaster(own: int) -> None:
-    """Zero would be less than what the postmaster has, and a privileged container may set it."""
-    assert process.oom_adjustment(own) == {}
+def test_without_a_limit_the_host_decides_whom_to_kill(own: int) -> None:
+    """Nor is any child better protected than the postmaster, as it would be with zero."""
+    assert process.oom_adjustment(own, limit_bytes=None) == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "mebibytes", "expected"),
+    [(0, 256, 500), (0, 1024, 125), (100, 1024, 225), (950, 1024, 1000), (0, 64, 1000)],
+)
+def test_under_a_limit_each_child_looks_larger_than_the_manager(
+    own: int, mebibytes: int, expected: int
+) -> None:
+    """By 128 MiB of the limit: many sessions of middling size cost one of them."""
+    found = process.oom_adjustment(own, mebibytes * 1024 * 1024)
+
+    assert found["PG_OOM_ADJUST_VALUE"] == str(expected)
 
 
 def test_the_environment_of_a_live_process_is_read() -> None:
