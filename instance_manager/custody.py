@@ -34,11 +34,22 @@ if TYPE_CHECKING:
     from instance_manager.observability.events import Events
     from instance_manager.observability.log_pipe import PostgresLog
     from instance_manager.startup import Startup
+    from instance_manager.supervision.children import Child
     from instance_manager.supervision.supervisor import Supervisor
 
 _log: Final = get_logger()
 _LOOK_SECONDS: Final = 2.0
 _MISSED_LOOKS: Final = 5
+_SERVING: Final = frozenset({State.RUNNING, State.RECOVERING})
+_HELPERS: Final = frozenset(
+    {
+        ProcessKind.LOGGER,
+        ProcessKind.IO_WORKER,
+        ProcessKind.CHECKPOINTER,
+        ProcessKind.BACKGROUND_WRITER,
+    }
+)
+"""Those that live beside a startup process."""
 _HOPELESS_CRASHES: Final = 10
 
 
@@ -47,6 +58,8 @@ class Look(NamedTuple):
 
     content: bytes | None = None
     has_been_restored: bool = False
+    is_suspect: bool = False
+    """The look before found the directory gone, or somebody else's."""
 
 
 class Custody:
@@ -70,7 +83,9 @@ class Custody:
         self._events.record("CrashRecovered", sentence or "it crashed", kind=EventType.WARNING)
         self._crashes = 1 if self._supervisor.state is State.RUNNING else self._crashes + 1
         if self._crashes >= _HOPELESS_CRASHES:
-            self._supervisor.abandon(self._why_hopeless(sentence))
+            # Not amid what the log was read for, which may be a start.
+            error = self._why_hopeless(sentence)
+            asyncio.get_running_loop().call_soon(self._supervisor.abandon, error)
 
     def _why_hopeless(self, sentence: str) -> InstanceManagerError:
         message = (
@@ -109,23 +124,44 @@ class Custody:
     async def _watch_directory(self) -> None:
         """See to it that a running server's directory and pid file stay what they were."""
         while True:
-            await self._supervisor.until({State.RUNNING})
+            await self._supervisor.until(_SERVING)
             await self._watch_one_server()
 
     async def _watch_one_server(self) -> None:
-        supervisor, directory = self._supervisor, self._startup.place.data_directory
-        postmaster, seen = supervisor.postmaster, Look()
-        while supervisor.state is State.RUNNING and supervisor.postmaster is postmaster:
-            pid = postmaster.pid if postmaster else 0
-            try:
-                seen = await in_thread("custody", self._look, directory, pid, seen)
-            except InstanceManagerError as error:
-                supervisor.abandon(error)
-            except OSError as error:
-                _log.warning("cannot look at the data directory", reason=str(error))
-            if seen.has_been_restored:
-                self._tell_restored(directory)
+        postmaster, seen = self._supervisor.postmaster, Look()
+        while postmaster is not None and self._is_current(postmaster):
+            seen = await self._look_once(postmaster, seen)
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def _is_current(self, postmaster: Child) -> bool:
+        supervisor = self._supervisor
+        return supervisor.state in _SERVING and supervisor.postmaster is postmaster
+
+    async def _look_once(self, postmaster: Child, before: Look) -> Look:
+        directory = self._startup.place.data_directory
+        try:
+            seen = await in_thread("custody", self._look, directory, postmaster.pid, before)
+        except InstanceManagerError as error:
+            if not before.is_suspect:
+                # Once may be a moment's trouble of the storage.
+                return before._replace(is_suspect=True)
+            if self._is_current(postmaster):
+                self._supervisor.abandon(error)
+            return before
+        except OSError as error:
+            _log.warning("cannot look at the data directory", reason=str(error))
+            return before
+        if seen.has_been_restored:
+            self._tell_restored(directory)
+        return seen
+
+    def _look(self, directory: Path, postmaster: int, before: Look) -> Look:
+        if not _is_there(directory / data_directory.VERSION_FILE):
+            raise _lost(f"its data directory {str(directory)!r} is gone")
+        if not self._startup.has_own_lock():
+            # Another container could take the directory by now.
+            raise _lost(f"the lock of data directory {str(directory)!r} is gone, or another's")
+        return look_at_pid_file(directory, postmaster, before)
 
     async def _watch_recovery(self) -> None:
         """End a postmaster that recovers without anybody who does: it would say so for ever.
@@ -143,21 +179,15 @@ class Custody:
             if postmaster is None or postmaster.status is not None:
                 continue
             family = await in_thread("recovery", processes_of, postmaster.pid)
-            missed = 0 if any(one.kind is ProcessKind.STARTUP for one in family) else missed + 1
-            if missed >= _MISSED_LOOKS and supervisor.state is State.RECOVERING:
+            kinds = {one.kind for one in family}
+            # While it waits for the end of what has crashed, other processes are there.
+            missed = missed + 1 if ProcessKind.CHECKPOINTER in kinds <= _HELPERS else 0
+            if missed >= _MISSED_LOOKS and self._is_current(postmaster):
                 message = "postgres says that it recovers, and has no process that does: ended"
                 _log.error(message, pid=postmaster.pid)
                 self._events.record("RecoveryStuck", message, kind=EventType.WARNING)
                 # It may be past listening to anything else.
                 postmaster.signal(signal.SIGKILL)
-
-    def _look(self, directory: Path, postmaster: int, before: Look) -> Look:
-        if not data_directory.has_cluster(directory):
-            raise _lost(f"its data directory {str(directory)!r} is gone")
-        if not self._startup.has_own_lock():
-            # Another container could take the directory by now.
-            raise _lost(f"the lock of data directory {str(directory)!r} is gone, or another's")
-        return look_at_pid_file(directory, postmaster, before)
 
     def _tell_restored(self, directory: Path) -> None:
         message = f"{pid_file.FILE_NAME} had been removed while postgres ran, and was put back"
@@ -180,17 +210,40 @@ def look_at_pid_file(directory: Path, postmaster: int, before: Look) -> Look:
         OSError: it can't be put back.
     """
     if before.content is None:
-        content = pid_file.read_content(directory)
-        said = pid_file.parse(content.decode("utf-8", "replace")) if content else None
-        return Look(content if said and said.pid == postmaster else None)
+        return _first_look(directory, postmaster)
     match pid_file.watch(directory, before.content):
         case pid_file.Watched.MISSING:
             return Look(before.content, pid_file.restore(directory, before.content))
         case pid_file.Watched.OTHER:
-            raise DataDirectoryTakenError(
-                f"cannot keep postgres running: {pid_file.FILE_NAME} in {str(directory)!r} names"
-                " another server",
-                hint="end the other server, which does not keep to the lock, then ask for a start",
-            )
+            raise _taken(directory)
         case _:
             return Look(before.content)
+
+
+def _first_look(directory: Path, postmaster: int) -> Look:
+    """Read what a server has written that is past its beginning; what is missing is made up."""
+    content = pid_file.read_content(directory)
+    if content is None:
+        made_up = f"{postmaster}\n{directory}\n".encode()
+        return Look(made_up, pid_file.restore(directory, made_up))
+    said = pid_file.parse(content.decode("utf-8", "replace"))
+    if said is not None and said.pid != postmaster:
+        raise _taken(directory)
+    return Look(content if said is not None else None)
+
+
+def _taken(directory: Path) -> DataDirectoryTakenError:
+    return DataDirectoryTakenError(
+        f"cannot keep postgres running: {pid_file.FILE_NAME} in {str(directory)!r} names another"
+        " server",
+        hint="end the other server, which does not keep to the lock, then ask for a start",
+    )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; raises OSError where that can't be told."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

@@ -279,13 +279,15 @@ class Instance:
         supervisor = self._rooms.supervisor
         # The stop first: it must not wait for a disk that may be the reason for the fence.
         supervisor.request(Event.FENCE_REQUESTED, Rung(mode) if mode else None)
-        await self._rooms.startup.raise_fence()
+        await self._rooms.startup.fence.put_up()
         await self._until_stopped({State.FENCED}, progress)
 
     async def unfence(self, progress: Progress) -> None:
         """Take the fence away, and start postgres where it was fenced."""
         supervisor = self._rooms.supervisor
-        await self._rooms.startup.remove_fence()
+        if self._rooms.startup.holds_directory:
+            # Else none was kept, and the next start looks for one anyway.
+            await self._rooms.startup.fence.take_down()
         if supervisor.desired is Desired.FENCED:
             supervisor.request(Event.UNFENCE_REQUESTED)
             await self._until_started(progress)

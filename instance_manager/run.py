@@ -336,10 +336,11 @@ async def _guard(name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> No
 @contextmanager
 def _handled_signals(supervisor: Supervisor, instance: Instance) -> Generator[None]:
     """Install the handlers of the contract, then let the signals through that waited for them."""
+    leaving = _Leaving(supervisor)
     handlers: dict[signal.Signals, Callable[[], object]] = {
-        signal.SIGTERM: lambda: _leave(supervisor, None),
-        signal.SIGINT: lambda: _leave(supervisor, Rung.FAST),
-        signal.SIGQUIT: lambda: _leave(supervisor, Rung.IMMEDIATE),
+        signal.SIGTERM: leaving.politely,
+        signal.SIGINT: lambda: leaving.at_once(Rung.FAST),
+        signal.SIGQUIT: lambda: leaving.at_once(Rung.IMMEDIATE),
         signal.SIGHUP: lambda: instance.operations.begin(
             Kind.RELOAD, instance.reload, exclusive=False
         ),
@@ -358,12 +359,24 @@ def _handled_signals(supervisor: Supervisor, instance: Instance) -> Generator[No
             signals.release(number)
 
 
-def _leave(supervisor: Supervisor, rung: Rung | None) -> None:
-    if rung is None and supervisor.state is State.LEAVING:
-        supervisor.escalate()
-    else:
-        # Who sends INT or QUIT wants no checkpoint first.
-        supervisor.request(Event.LEAVE_REQUESTED, rung, at_once=rung is not None)
+class _Leaving:
+    """What the signals ask of the supervisor that are to end the manager."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._was_asked_politely = False
+
+    def politely(self) -> None:
+        """Begin the ladder where the settings say; the second time, go one rung down."""
+        if self._was_asked_politely:
+            self._supervisor.escalate()
+        else:
+            self._was_asked_politely = True
+            self._supervisor.request(Event.LEAVE_REQUESTED)
+
+    def at_once(self, rung: Rung) -> None:
+        """Begin at *rung*: who asks so wants no checkpoint first."""
+        self._supervisor.request(Event.LEAVE_REQUESTED, rung, at_once=True)
 
 
 def write_termination_log(error: InstanceManagerError, said: tuple[str, ...] = ()) -> None:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from instance_manager.supervision.endings import Ending
 
 _log: Final = get_logger()
-_CONTROL_DATA_SECONDS: Final = 10.0
+_CONTROL_DATA_SECONDS: Final = 5.0
 _LAST_WORDS_SECONDS: Final = 2.0
 """How long the last words of a server are awaited: what it ran may outlive it."""
-_LEFTOVERS_SECONDS: Final = 10.0
+_LEFTOVERS_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 3.0
 _WORTH_A_CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
 """With less to write, the checkpoint of the shutdown itself is over soon."""

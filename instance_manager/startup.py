@@ -13,6 +13,7 @@ from instance_manager.configuration import parameters
 from instance_manager.errors import (
     DataDirectoryError,
     DataDirectoryInUseError,
+    DataDirectoryLostError,
     DiskSpaceError,
     InstanceManagerError,
     PreflightError,
@@ -23,13 +24,13 @@ from instance_manager.extensions import preflight
 from instance_manager.extensions.hashing import with_content_hashes
 from instance_manager.extensions.models import Severity
 from instance_manager.extensions.scan import examine
+from instance_manager.fence import Fence
 from instance_manager.log import get_logger
 from instance_manager.postgres import (
     before_start,
     binaries,
     bootstrap,
     data_directory,
-    fencing,
     free_space,
     leftovers,
     lock,
@@ -42,6 +43,7 @@ from instance_manager.postgres import (
     read_only,
 )
 from instance_manager.postgres.connection import Answer
+from instance_manager.postgres.fencing import Verdict
 from instance_manager.postgres.lease import Lease
 from instance_manager.server_configuration import Target, Written, write_configuration
 from instance_manager.settings.changes import keep, keys_needing_start
@@ -110,6 +112,7 @@ class Startup:
         self._past_stale_pid: dict[str, str] = {}
         self.lease = Lease(self.files.directory)
         self._files_turn = Serial()
+        self.fence = Fence(self.files, surroundings.name, self._files_turn, self.has_own_lock)
         self._has_run = False
         self._had_cluster = False
         self._told: tuple[Finding, ...] = ()
@@ -124,6 +127,11 @@ class Startup:
         """Release the data directory, which is another's by now: the next start takes it again."""
         self._held = None
         self._ends.close()
+
+    @property
+    def holds_directory(self) -> bool:
+        """Whether the data directory is ours, or was when that was asked last."""
+        return self._held is not None
 
     def has_own_lock(self) -> bool:
         """Whether the lock that is held is that of the directory as it is mounted now."""
@@ -160,8 +168,9 @@ class Startup:
             )
         with self._timed("lock"):
             await self._files_turn.run("lock", self._take_lock)
-            if await self._files_turn.run("fence", self._is_fenced):
+            if await self._is_fenced():
                 return Event.FENCE_FOUND
+            await self._files_turn.run("leftovers", self._end_leftovers)
         await self.look_at_volumes()
         with self._timed("data directory"):
             if await self._files_turn.run("data directory", self._is_empty):
@@ -253,6 +262,11 @@ class Startup:
         try:
             if isinstance(failure, DataDirectoryInUseError):
                 await self._files_turn.run("lock", self._take_lock)
+            elif isinstance(failure, DataDirectoryLostError):
+                present = await self._files_turn.run(
+                    "data directory", data_directory.has_cluster, self.place.data_directory
+                )
+                return None if present else failure
             elif isinstance(failure, DiskSpaceError):
                 await self._files_turn.run("free space", self._require_space)
         except InstanceManagerError as error:
@@ -268,49 +282,20 @@ class Startup:
         else:
             free_space.require_for_new_cluster(directory)
 
-    async def raise_fence(self) -> None:
-        """Keep postgres stopped over restarts of the manager too.
-
-        Raises:
-            DataDirectoryError: the fence can't be kept.
-        """
-        await self._change_fence(
-            "raise", lambda: fencing.raise_fence(self.files, self._surroundings.name)
-        )
-
-    async def remove_fence(self) -> None:
-        """Let the next start go on.
-
-        Raises:
-            DataDirectoryError: the fence can't be taken away.
-        """
-        await self._change_fence("remove", lambda: fencing.remove_fence(self.files))
-
-    async def _change_fence(self, verb: str, change: Callable[[], None]) -> None:
-        if self._held is None:
-            raise DataDirectoryError(
-                f"cannot {verb} the fence: the data directory is not ours to write",
-                hint="it holds for as long as this manager lives",
-            )
+    def _end_what_is_fenced(self) -> None:
+        """An old server of a fenced instance must not run; but nothing keeps the fence from it."""
         try:
-            await self._files_turn.run("fence", change)
-        except OSError as error:
-            raise DataDirectoryError(
-                f"cannot {verb} the fence {str(self.files.fence)!r}: {error.strerror}",
-                hint="the data directory must be writable",
-            ) from error
+            self._end_leftovers()
+        except InstanceManagerError as error:
+            _log.error(error.message, code=error.code, hint=error.hint)
 
-    def _is_fenced(self) -> bool:
-        match fencing.look(self.files, self._surroundings.name):
-            case fencing.Verdict.OPEN:
-                return False
-            case fencing.Verdict.FENCED:
-                return True
-            case fencing.Verdict.COPIED:
-                self._journal.on_event(
-                    "FenceIgnored", "a fence that came with a copy was taken away"
-                )
-                return False
+    async def _is_fenced(self) -> bool:
+        verdict = await self.fence.look()
+        if verdict is Verdict.FENCED:
+            await self._files_turn.run("leftovers", self._end_what_is_fenced)
+        elif verdict is Verdict.COPIED:
+            self._journal.on_event("FenceIgnored", "a fence that came with a copy was taken away")
+        return verdict is Verdict.FENCED
 
     def _progress(self, step: str) -> None:
         self.step, self.step_at = step, self._clock()
@@ -343,9 +328,13 @@ class Startup:
             if self._held is None:
                 held = lock.held(files, self.lease, self._children.pids)
                 self._held = self._ends.enter_context(held)
+
+    def _end_leftovers(self) -> None:
+        """End old processes of the data directory, and see what postmaster.pid is worth."""
+        assert self._held is not None  # noqa: S101 - the lock was taken
         leftovers.end_all(self._held.site)
-        pid_file.remove_damaged(directory)
-        self._past_stale_pid = _past_stale_pid(directory)
+        pid_file.remove_damaged(self.place.data_directory)
+        self._past_stale_pid = _past_stale_pid(self.place.data_directory)
 
     def _examine(self) -> Examination:
         return examine(

@@ -125,11 +125,16 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
         | {
             Event.DIRECTORY_EMPTY: State.INITIALIZING,
             Event.FENCE_FOUND: State.FENCED,
+            Event.HOPELESS: State.FAILED,
             Event.PREPARED: State.STARTING,
             Event.REFUSED: State.FAILED,
         },
         State.INITIALIZING: _REQUESTS_WITHOUT
-        | {Event.INITIALIZED: State.PREPARING, Event.REFUSED: State.FAILED},
+        | {
+            Event.INITIALIZED: State.PREPARING,
+            Event.REFUSED: State.FAILED,
+            Event.HOPELESS: State.FAILED,
+        },
         State.STARTING: _REQUESTS_WHILE_ALIVE
         | {
             Event.RECOVERY_SEEN: State.RECOVERING,
@@ -177,7 +182,8 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
     }
 )
 
-_LATE_OBSERVATIONS: Final = frozenset({Event.RECOVERY_SEEN, Event.ACCEPTED, Event.HOPELESS})
+_OF_A_SERVER: Final = frozenset({Event.RECOVERY_SEEN, Event.ACCEPTED})
+_LATE_OBSERVATIONS: Final = _OF_A_SERVER | {Event.HOPELESS}
 """The observers may speak of a server that is already being stopped, or gone."""
 
 _NOT_FENCED: Final = frozenset({Event.UNFENCE_REQUESTED})
@@ -185,8 +191,8 @@ _NOT_FENCED: Final = frozenset({Event.UNFENCE_REQUESTED})
 
 IGNORED: Final[Mapping[State, frozenset[Event]]] = MappingProxyType(
     {
-        State.PREPARING: _LATE_OBSERVATIONS | _NOT_FENCED | frozenset(_START),
-        State.INITIALIZING: _LATE_OBSERVATIONS | _NOT_FENCED | frozenset(_START),
+        State.PREPARING: _OF_A_SERVER | _NOT_FENCED | frozenset(_START),
+        State.INITIALIZING: _OF_A_SERVER | _NOT_FENCED | frozenset(_START),
         State.STARTING: _NOT_FENCED | {Event.START_REQUESTED},
         State.RECOVERING: _NOT_FENCED | {Event.START_REQUESTED, Event.RECOVERY_SEEN},
         State.RUNNING: _NOT_FENCED | {Event.START_REQUESTED, Event.ACCEPTED},

@@ -43,6 +43,7 @@ class Stop:
         self.rung = rung or ladder.first_rung()
         self.awaited = ""
         self._checkpoint_due = checkpoint_first and self.rung in _CAN_WAIT
+        self._checkpointing: asyncio.Task[None] | None = None
         self._ladder = ladder.beginning_with(self.rung)
         self._work = work
         self._clock = clock
@@ -55,8 +56,12 @@ class Stop:
         """How long it has taken so far."""
         return self._clock() - self._began
 
-    def harden(self, rung: Rung) -> None:
-        """Go on at *rung*, if that is harder."""
+    def harden(self, rung: Rung, *, at_once: bool = False) -> None:
+        """Go on at *rung*, if that is harder; *at_once* without a checkpoint before it."""
+        if at_once:
+            self._checkpoint_due = False
+            if self._checkpointing is not None:
+                self._checkpointing.cancel()
         if harder(self.rung, rung) is not self.rung:
             self.rung = rung
             self._woken.set()
@@ -87,6 +92,7 @@ class Stop:
         """Have a checkpoint made, for a part of the time; a harder request ends it."""
         limit = _CHECKPOINT_SHARE * self._time_left(self.rung)
         work = asyncio.create_task(self._work.checkpoint_first(limit), name="checkpoint")
+        self._checkpointing = work
         try:
             await self._first(child, work, seconds=limit)
         finally:

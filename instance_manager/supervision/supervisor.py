@@ -9,7 +9,7 @@ of others, given by the composition root, so that this room knows no other.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from instance_manager.errors import (
     ConflictError,
     CrashLoopError,
     DataDirectoryInUseError,
+    DataDirectoryLostError,
     DiskSpaceError,
     Exit,
     InstanceManagerError,
@@ -40,7 +41,7 @@ from instance_manager.supervision.work import LastExit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
-    from instance_manager.supervision.children import Child
+    from instance_manager.supervision.children import Child, ExitStatus
     from instance_manager.supervision.restart import RestartBudget
     from instance_manager.supervision.work import Policy, StartWork, StopWork
 
@@ -84,7 +85,7 @@ class Supervisor:
         self.stop: Stop | None = None
         self._asked = _Asked()
         self._changed = asyncio.Event()
-        self._activity: asyncio.Task[None] | None = None
+        self._unfinished: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
         self._activities: dict[State, Callable[[], Awaitable[Event | None]]] = {
             State.PREPARING: starting.prepare,
@@ -127,10 +128,13 @@ class Supervisor:
             )
         if event in _STOP_REQUESTS:
             if self.stop is not None:
-                self.stop.harden(rung or self.policy.ladder.first_rung())
+                self.stop.harden(rung or self.policy.ladder.first_rung(), at_once=at_once)
             self._asked = _Asked(rung, at_once)
         if next_state(self.state, event) is not self.state:
             self.desired = _DESIRED.get(event, self.desired)
+            if self.desired is Desired.RUNNING:
+                # Somebody has looked at it: what was before does not count any more.
+                self.budget = replace(self.budget, restarts=())
         self.handle(event)
 
     def escalate(self) -> None:
@@ -172,17 +176,29 @@ class Supervisor:
         self.state = state
         if state in _SETTLED:
             self.first_start_is_over = True
-        if state in (State.RUNNING, State.STOPPED, State.FENCED):
-            self.was_running = self.was_running or state is State.RUNNING
+        self.was_running = self.was_running or state is State.RUNNING
+        if state in _WITHOUT_FAILURE:
             self.failure = None
         if state is State.FENCED:
             self.desired = Desired.FENCED
+        # Who waits for a state is woken before what is done there leads to the next one.
         self._tell_change()
-        self.on_change(state)
-        before, activity = self._activity, self._activities.get(state)
-        if before is not None and before is not asyncio.current_task():
-            before.cancel()
-        self._activity = asyncio.create_task(self._perform(activity, before), name=f"{state}")
+        self._begin(state)
+        try:
+            self.on_change(state)
+        except Exception as error:  # noqa: BLE001 - the guard: whoever is told must not stop us
+            _log.error("a fault of the manager", exc_info=error, state=state)
+
+    def _begin(self, state: State) -> None:
+        """Begin what is done in *state*, after all that was done before has ended."""
+        # One that is cancelled before its first step has not waited for those before it.
+        before = self._unfinished - {asyncio.current_task()}
+        for task in before:
+            task.cancel()
+        work = self._perform(self._activities.get(state), before)
+        activity = asyncio.create_task(work, name=f"{state}")
+        self._unfinished.add(activity)
+        activity.add_done_callback(self._unfinished.discard)
 
     def _new_stop(self) -> Stop:
         """Return the stop that was asked for, of a server in the present state."""
@@ -202,11 +218,10 @@ class Supervisor:
     async def _perform(
         self,
         activity: Callable[[], Awaitable[Event | None]] | None,
-        before: asyncio.Task[None] | None,
+        before: Collection[asyncio.Task[None]],
     ) -> None:
-        """Let the activity before end, then run this one, and take the event that it gives."""
-        if before is not None:
-            await _ended(before)
+        """Let the activities before end, then run this one, and take the event that it gives."""
+        await _ended(before)
         if activity is None:
             return
         try:
@@ -254,28 +269,34 @@ class Supervisor:
         delay = _FIRST_POLL_SECONDS
         while True:
             event = await self._starting.ask()
-            if event is not None and event in _NEWS[self.state]:
+            if event is not None and event in _NEWS.get(self.state, ()):
                 return event
             await asyncio.sleep(delay)
             delay = min(delay * _POLL_GROWTH, _LONGEST_POLL_SECONDS)
 
     async def _watch_end(self, child: Child) -> None:
         status = await child.wait()
-        stop = self.stop
+        try:
+            await self._note_end(status)
+        except Exception as error:  # noqa: BLE001 - the guard: the end must be known
+            _log.error("a fault of the manager", exc_info=error, state=self.state)
+        self.postmaster = None
+        self.handle(Event.EXITED)
+
+    async def _note_end(self, status: ExitStatus) -> None:
+        """Write down how the postmaster ended, and end what it may have left behind."""
+        now, stop = datetime.now(UTC), self.stop
         if stop is None:
+            self.last_exit = LastExit(now, status, False, Cause.ERROR, "")
             ending = await self._stopping.why_ended(status)
-            self.last_exit = LastExit(
-                datetime.now(UTC), status, False, ending.cause, ending.message
-            )
+            self.last_exit = LastExit(now, status, False, ending.cause, ending.message)
             _log.error("postgres ended on its own", status=str(status), cause=str(ending.cause))
         else:
             cause = Cause.CLEAN if status.is_success else Cause.SIGNAL
-            self.last_exit = LastExit(datetime.now(UTC), status, True, cause, "")
+            self.last_exit = LastExit(now, status, True, cause, "")
             _log.info("postgres stopped", status=str(status), seconds=round(stop.seconds, 2))
-        if stop is not None and stop.rung is Rung.KILL:
+        if stop is None or stop.rung in _DISORDERLY:
             await self._stopping.end_leftovers()
-        self.postmaster = None
-        self.handle(Event.EXITED)
 
     async def _back_off(self) -> Event:
         """Wait before the next start; raise where none would help, or none is allowed."""
@@ -324,7 +345,7 @@ class Supervisor:
         if isinstance(failure, SettingsError):
             # What only other settings can mend ends the manager, as at its start.
             return Event.LEAVE_REQUESTED
-        while isinstance(failure, DataDirectoryInUseError | DiskSpaceError):
+        while isinstance(failure, _MAY_PASS):
             await asyncio.sleep(self.policy.retry_seconds)
             still = await self._starting.still_fails(failure)
             if still is None:
@@ -343,15 +364,15 @@ class Supervisor:
         return None
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Wait for a cancelled task's end, even if this one is cancelled meanwhile.
+async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Wait for cancelled tasks' ends, even if this one is cancelled meanwhile.
 
     Else the activity after next could begin while the first one still cleans up.
     """
     cancelled = False
-    while not task.done():
+    while left := [task for task in tasks if not task.done()]:
         try:
-            await asyncio.wait([task])
+            await asyncio.wait(left)
         except asyncio.CancelledError:
             cancelled = True
     if cancelled:
@@ -377,6 +398,11 @@ _STOP_REQUESTS: Final = frozenset(
         Event.LEAVE_REQUESTED,
     }
 )
+_WITHOUT_FAILURE: Final = frozenset({State.PREPARING, State.RUNNING, State.STOPPED, State.FENCED})
+"""What was wrong before these is over, or is looked at again."""
+_DISORDERLY: Final = frozenset({Rung.IMMEDIATE, Rung.KILL})
+_MAY_PASS: Final = (DataDirectoryInUseError, DataDirectoryLostError, DiskSpaceError)
+"""Failures whose cause may go by itself: the lock, the volume, the space."""
 _SETTLED: Final = frozenset({State.RUNNING, State.STOPPED, State.FENCED, State.FAILED})
 _NEWS: Final = {
     State.STARTING: frozenset({Event.ACCEPTED, Event.RECOVERY_SEEN}),

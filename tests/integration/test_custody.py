@@ -47,6 +47,46 @@ def test_a_pid_file_of_another_server_stops_ours(manager: Manager) -> None:
     assert manager.end() == 7
 
 
+def test_a_pid_file_of_another_server_is_seen_at_the_first_look(manager: Manager) -> None:
+    """It may have been there before anybody looked."""
+    manager.trust().start()
+    pid_file = manager.data / "postmaster.pid"
+    until(pid_file.exists, "the server has begun")
+
+    def replace_pid() -> bool:
+        lines = pid_file.read_text().splitlines() if pid_file.exists() else []
+        if len(lines) > 1 and lines[0] != "4194303":
+            pid_file.write_text("\n".join(["4194303", *lines[1:]]) + "\n")
+        status = manager.status()
+        return status is not None and status["phase"] == "failed"
+
+    until(replace_pid, "the phase is failed")
+    assert manager.until_phase("failed")["failure"]["code"] == "data-directory-in-use"
+    assert manager.postgres_processes() == []
+
+
+def test_a_directory_that_can_not_be_looked_at_for_a_moment_costs_nothing(
+    manager: Manager,
+) -> None:
+    """What can't be told is no loss; the server runs on."""
+    parent = manager.directory / "parent"
+    parent.mkdir()
+    owner = manager.directory.stat()
+    os.chown(parent, owner.st_uid, owner.st_gid)
+    manager.data = parent / "data"
+    manager.settings["postgres"]["data_directory"] = str(manager.data)
+    manager.trust().start().until_ready()
+    postmaster = manager.until_phase("running")["postgres"]["pid"]
+    parent.chmod(0)
+    try:
+        until(lambda: "cannot look at the data directory" in manager.logged(), "it was tried")
+    finally:
+        parent.chmod(0o700)
+
+    assert manager.until_phase("running")["postgres"]["pid"] == postmaster
+    assert manager.end() == 0
+
+
 def test_a_data_directory_that_is_removed_is_never_made_anew(manager: Manager) -> None:
     """The worst would be an empty cluster in the place of the data."""
     manager.trust().start().until_ready()
@@ -62,29 +102,27 @@ def test_a_data_directory_that_is_removed_is_never_made_anew(manager: Manager) -
 
 
 def test_a_data_directory_that_comes_back_is_served_again(manager: Manager) -> None:
-    """Mounted or moved back, a start brings all of it up."""
+    """Mounted or moved back, it comes up by itself."""
     manager.trust().start().until_ready()
     manager.query("CREATE TABLE kept AS SELECT 42 AS answer")
     elsewhere = manager.directory / "elsewhere"
     manager.data.rename(elsewhere)
     manager.until_phase("failed")
     elsewhere.rename(manager.data)
-    code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
+    manager.until_ready()
 
-    assert (code, operation["state"]) == (200, "succeeded")
     assert manager.query("SELECT answer FROM kept") == [(42,)]
     assert manager.end() == 0
 
 
 def test_a_lock_that_is_taken_away_stops_the_server(manager: Manager) -> None:
-    """Without it another container could start a second one."""
+    """Without it another container could start a second one; with a new lock, it is back."""
     manager.trust().start().until_ready()
     (manager.data / "instance-manager" / "lock").unlink()
     failure = manager.until_phase("failed")["failure"]
     assert failure["code"] == "data-directory-lost"
-    code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
 
-    assert (code, operation["state"]) == (200, "succeeded")
+    manager.until_ready()
     assert manager.end() == 0
 
 

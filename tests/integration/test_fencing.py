@@ -82,6 +82,39 @@ def test_an_instance_that_can_not_start_can_be_fenced(manager: Manager) -> None:
     assert manager.start().until_phase("fenced", "failed")["phase"] == "fenced"
 
 
+def test_a_fence_holds_whatever_else_is_wrong_with_the_directory(manager: Manager) -> None:
+    """A fenced instance is fenced, not failed, also where its start would be refused."""
+    manager.start().until_ready()
+    operate(manager, "fence")
+    assert manager.end() == 0
+    (manager.data / "postmaster.pid").mkdir()
+
+    assert manager.start().until_phase("fenced", "failed")["phase"] == "fenced"
+
+
+def test_an_instance_that_waits_for_its_lock_can_be_fenced_and_unfenced(
+    manager: Manager,
+) -> None:
+    """The fence holds in memory, and the operation says so; another's data is not touched."""
+    manager.start().until_ready()
+    (manager.directory / "second").mkdir()
+    second = Manager(manager.directory / "second", manager.server)
+    os.chown(second.directory, manager.data.stat().st_uid, manager.data.stat().st_gid)
+    second.data = manager.data
+    second.settings["postgres"]["data_directory"] = str(manager.data)
+    try:
+        second.start().until_phase("failed")
+        assert operate(second, "fence")["error"]["code"] == "data-directory-unusable"
+        second.until_phase("fenced")
+        assert not (manager.data / "instance-manager" / "fence.json").exists()
+        assert manager.end() == 0
+
+        assert operate(second, "unfence")["state"] == "succeeded"
+        second.until_ready()
+    finally:
+        second.clean_up()
+
+
 def test_a_fence_that_came_with_a_copy_does_not_hold(manager: Manager) -> None:
     """Another instance on a copy of the directory starts, and an event says what it ignored."""
     manager.trust().start().until_ready()

@@ -61,6 +61,10 @@ class Scripted:
     """The limits of those that were asked for."""
     leftovers_ended: int = 0
     asked_for_cause: int = 0
+    fault: Exception | None = None
+    """Raised where the end of a server is to be explained."""
+    cleaning: asyncio.Event | None = None
+    """What the cleaning up behind a cancelled initialization waits for."""
     later_failure: InstanceManagerError | None = None
     """What the failure turns into."""
 
@@ -73,7 +77,11 @@ class Scripted:
     async def initialize(self) -> None:
         self.initialized += 1
         if self.initialization is not None:
-            await self.initialization.wait()
+            try:
+                await self.initialization.wait()
+            finally:
+                if self.cleaning is not None:
+                    await self.cleaning.wait()
 
     def spawn(self) -> Child:
         script = self.scripts[min(self.starts, len(self.scripts) - 1)]
@@ -104,6 +112,8 @@ class Scripted:
         return self.clean
 
     async def why_ended(self, status: ExitStatus) -> Ending:
+        if self.fault is not None:
+            raise self.fault
         return Ending(self.causes.pop(0) if self.causes else Cause.ERROR, "some last words")
 
     async def still_fails(self, failure: InstanceManagerError) -> InstanceManagerError | None:
@@ -678,7 +688,7 @@ def test_a_stop_says_what_it_waits_for() -> None:
 
 
 def test_what_a_killed_server_leaves_behind_is_ended() -> None:
-    """After SIGKILL, and only then."""
+    """After SIGKILL; who stops in order leaves nothing."""
 
     async def body(supervisor: Supervisor, work: Scripted) -> None:
         await supervisor.until({State.RUNNING})
@@ -688,3 +698,124 @@ def test_what_a_killed_server_leaves_behind_is_ended() -> None:
         assert work.leftovers_ended == 1
 
     supervise(body, DEAF + LIVE, ladder=Ladder(0, 0.1, 0.1))
+
+
+def test_what_a_server_that_ended_on_its_own_left_behind_is_ended() -> None:
+    """Also where it is not started again, and the manager ends with it."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await ended(supervisor)
+        await supervisor.until({State.GONE})
+
+        assert work.leftovers_ended == 1
+
+    assert supervise(body, OBEDIENT + LIVE, restart=False) == 5
+
+
+def test_a_fault_in_explaining_an_end_does_not_hide_it() -> None:
+    """The end is an event, whatever happens beside it: nobody waits for a server that is gone."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.fault = RuntimeError("a bug")
+        await ended(supervisor)
+        await supervisor.until({State.BACKOFF, State.PREPARING, State.STARTING})
+        await supervisor.until({State.RUNNING})
+
+        assert work.starts == 2
+
+    assert supervise(body, OBEDIENT + LIVE) == 0
+
+
+def test_a_fault_of_who_is_told_of_a_state_does_not_stop_what_is_done_in_it() -> None:
+    """The postmaster is signalled all the same."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        def fail(state: State) -> None:
+            raise RuntimeError(state)
+
+        await supervisor.until({State.RUNNING})
+        supervisor.on_change = fail
+        supervisor.request(Event.STOP_REQUESTED)
+        await supervisor.until({State.STOPPED})
+
+    assert supervise(body, OBEDIENT + LIVE) == 0
+
+
+def test_the_manager_does_not_end_before_what_was_cancelled_has_ended() -> None:
+    """Two requests at once: the second must not overtake the cleaning up behind the first."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.initialization, work.cleaning = asyncio.Event(), asyncio.Event()
+        await supervisor.until({State.INITIALIZING})
+        while not work.initialized:
+            await asyncio.sleep(0)
+        supervisor.request(Event.STOP_REQUESTED)
+        supervisor.request(Event.LEAVE_REQUESTED)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert supervisor.state is State.LEAVING
+
+        work.cleaning.set()
+        await supervisor.until({State.GONE})
+
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[Event.DIRECTORY_EMPTY]) == 0
+
+
+def test_a_failure_that_is_over_does_not_decide_the_exit_code() -> None:
+    """What counts at the end is how the server was left, not what was wrong before it ran."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.FAILED})
+        supervisor.request(Event.START_REQUESTED)
+        await supervisor.until({State.STARTING})
+        assert supervisor.failure is None
+
+    refusal = DataDirectoryError("no")
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[refusal]) == 0
+
+
+def test_a_start_that_somebody_asks_for_begins_with_the_whole_budget() -> None:
+    """Who has looked at a crash loop gets as many restarts as at the beginning."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        for _ in range(2):
+            await ended(supervisor)
+            await supervisor.until({State.RUNNING, State.FAILED})
+            await ended(supervisor) if supervisor.state is State.RUNNING else None
+            await supervisor.until({State.FAILED})
+            supervisor.request(Event.START_REQUESTED)
+            await supervisor.until({State.RUNNING})
+
+        assert supervisor.restarts == 2
+
+    assert supervise(body, OBEDIENT + LIVE, maximum=1) == 0
+
+
+def test_a_request_at_once_ends_the_checkpoint_of_a_stop_that_is_as_hard() -> None:
+    """INT after TERM: both are fast, but who sends INT does not wait."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.checkpoint = asyncio.Event()
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.LEAVE_REQUESTED)
+        while not work.checkpoints:
+            await asyncio.sleep(0)
+        supervisor.request(Event.LEAVE_REQUESTED, Rung.FAST, at_once=True)
+        await supervisor.until({State.GONE})
+
+    supervise(body, OBEDIENT + LIVE, ladder=Ladder(0, 3600, 3600))
+
+
+def test_an_initialization_in_a_lost_directory_is_given_up() -> None:
+    """There is no server yet, and there shall be none."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.initialization = asyncio.Event()
+        await supervisor.until({State.INITIALIZING})
+        supervisor.abandon(DataDirectoryError("somebody else's"))
+        await supervisor.until({State.FAILED})
+        assert supervisor.failure is not None
+        assert supervisor.failure.message == "somebody else's"
+
+    gives: list[Event | Exception] = [Event.DIRECTORY_EMPTY]
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=gives) == 7

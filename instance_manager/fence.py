@@ -1,0 +1,78 @@
+"""The fence of this instance: kept, lifted, looked for; always with the directory's lock."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.errors import DataDirectoryError, UnresponsiveError
+from instance_manager.postgres import fencing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from instance_manager.postgres.data_directory import OurFiles
+    from instance_manager.supervision.threads import Serial
+
+_SECONDS: Final = 10.0
+_STILL_HOLDS: Final = "it holds for as long as this manager lives"
+
+
+class Fence:
+    """Keeps the fence beside the data.
+
+    *turn* is that of all work on our files; *is_ours* says, in a thread, whether the directory is.
+    """
+
+    def __init__(
+        self, files: OurFiles, instance: str, turn: Serial, is_ours: Callable[[], bool]
+    ) -> None:
+        self._files = files
+        self._instance = instance
+        self._turn = turn
+        self._is_ours = is_ours
+
+    async def look(self) -> fencing.Verdict:
+        """Return whether a fence stands here; one that came with a copy is taken away."""
+        return await self._turn.run("fence", fencing.look, self._files, self._instance)
+
+    async def put_up(self) -> None:
+        """Keep postgres stopped over restarts of the manager too.
+
+        Raises:
+            DataDirectoryError: the fence can't be kept.
+            UnresponsiveError: the storage does not answer.
+        """
+        await self._change("raise", lambda: fencing.raise_fence(self._files, self._instance))
+
+    async def take_down(self) -> None:
+        """Let the next start go on.
+
+        Raises:
+            DataDirectoryError: the fence can't be taken away.
+            UnresponsiveError: the storage does not answer.
+        """
+        await self._change("remove", lambda: fencing.remove_fence(self._files))
+
+    async def _change(self, verb: str, change: Callable[[], None]) -> None:
+        def work() -> None:
+            if not self._is_ours():
+                raise DataDirectoryError(
+                    f"cannot {verb} the fence: the data directory is not ours to write",
+                    hint=_STILL_HOLDS,
+                )
+            change()
+
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await self._turn.run("fence", work)
+        except TimeoutError as error:
+            raise UnresponsiveError(
+                f"cannot {verb} the fence {str(self._files.fence)!r}: the storage does not answer",
+                hint=_STILL_HOLDS,
+            ) from error
+        except OSError as error:
+            raise DataDirectoryError(
+                f"cannot {verb} the fence {str(self._files.fence)!r}: {error.strerror}",
+                hint="the data directory must be writable",
+            ) from error
