@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -44,9 +45,8 @@ def stoppable(manager: Manager) -> Manager:
 
 def modes(manager: Manager) -> list[str]:
     """Return the rungs of the ladder that were taken so far, in their order."""
-    return [
-        record["mode"] for record in manager.records() if record["message"] == "stopping postgres"
-    ]
+    lines = [line for line in manager.logged().splitlines() if '"stopping postgres"' in line]
+    return [json.loads(line)["mode"] for line in lines if line.endswith("}")]
 
 
 def recovering(manager: Manager) -> int:
@@ -96,6 +96,8 @@ def during_recovery(manager: Manager) -> None:
 
 
 def during_recovery_that_hangs(manager: Manager) -> None:
+    # Every rung is waited for here, to its end.
+    manager.settings["shutdown"] = BUDGET | {"fast_seconds": 1, "immediate_seconds": 1}
     manager.start().until_ready()
     recovering(manager)
 
