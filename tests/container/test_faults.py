@@ -185,7 +185,7 @@ def test_a_query_that_eats_all_memory_costs_only_its_server_a_recovery(
     for number in range(1, times(3, 20) + 1):
         assert "lost" in operand.psql(EAT_MEMORY).error
         operand.wait_log("was terminated by signal 9", times=number)
-        assert operand.lines_with("client backend (PID ") == number
+        assert operand.lines_with('"message":"client backend (PID ') == number
         operand.wait_log("reinitializing", times=number)
         # Readiness is asked once a period: it may not have seen the server's short absence.
         until(lambda: operand.psql("SELECT 1").code == 0, "the server answers again")
