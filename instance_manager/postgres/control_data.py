@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import DataDirectoryDamagedError, DataDirectoryOwnerError
-from instance_manager.postgres import crc32c
+from instance_manager.postgres import crc32c, small_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,8 +111,7 @@ def _parse_settled(path: Path) -> ControlData:
     """
     before = None
     for _ in range(_TRIES):
-        with path.open("rb") as file:
-            content = file.read(_SAFE_BYTES)
+        content = small_files.read_head(path, _SAFE_BYTES)
         try:
             return parse(content)
         except ValueError:

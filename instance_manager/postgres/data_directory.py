@@ -21,7 +21,7 @@ from instance_manager.errors import (
     DiskSpaceError,
 )
 from instance_manager.log import get_logger
-from instance_manager.postgres import read_only
+from instance_manager.postgres import read_only, small_files
 
 DEFAULT: Final = Path("/var/lib/postgresql/data/pgdata")
 _log: Final = get_logger()
@@ -116,8 +116,7 @@ def major_of(data_directory: Path) -> int | None:
     """
     path = data_directory / VERSION_FILE
     try:
-        with path.open("rb") as file:
-            return _major(file.read(_VERSION_BYTES))
+        return _major(small_files.read_head(path, _VERSION_BYTES))
     except FileNotFoundError:
         return None
     except PermissionError as error:

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from instance_manager.errors import InstanceManagerError
-from instance_manager.postgres import control_data
+from instance_manager.postgres import control_data, small_files
 from instance_manager.postgres.marker import sync_directory
 
 if TYPE_CHECKING:
@@ -74,14 +74,10 @@ def raise_fence(files: OurFiles, instance: str) -> None:
         OSError: it can't be made.
     """
     content = json.dumps(asdict(_here(files, instance))).encode()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(files.fence, flags, 0o600)
-    try:
+    with small_files.emptied(files.fence) as descriptor:
         sync_directory(files.directory)
         _fill(descriptor, content)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _fill(descriptor: int, content: bytes) -> None:
@@ -117,7 +113,7 @@ def _here(files: OurFiles, instance: str) -> Fence:
 def _read(files: OurFiles) -> Fence | None:
     """Return the fence that stands here; None without one. What can't be read holds for all."""
     try:
-        raw = json.loads(files.fence.read_text(encoding="utf-8"))
+        raw = json.loads(small_files.read(files.fence).decode())
         return Fence(
             _text(raw["system_identifier"]), _text(raw["instance"]), _number(raw["directory"])
         )

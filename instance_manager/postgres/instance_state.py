@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from instance_manager.configuration.writing import write_atomically
+from instance_manager.postgres import small_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ class InstanceState:
 def read(path: Path) -> InstanceState | None:
     """Return what the file says; None without one that can be understood."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(small_files.read(path).decode())
         return InstanceState(
             str(raw["system_identifier"]), str(raw["instance"]), raw["made_here"] is True
         )

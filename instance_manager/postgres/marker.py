@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from instance_manager.errors import DataDirectoryError
-from instance_manager.postgres import control_data
+from instance_manager.postgres import control_data, small_files
 from instance_manager.postgres.data_directory import OUR_DIRECTORY
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class Marker:
 def write(files: OurFiles, marker: Marker) -> None:
     """Write the marker durably: it is there before what it names."""
     temporary = files.marker.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    # Whatever has that name is not written into.
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:
         json.dump(asdict(marker), file)
         file.flush()
         os.fsync(file.fileno())
@@ -54,7 +56,7 @@ def read(files: OurFiles) -> Marker | None:
         DataDirectoryError: there is one, and it can't be understood.
     """
     try:
-        raw = json.loads(files.marker.read_text(encoding="utf-8"))
+        raw = json.loads(small_files.read(files.marker).decode())
         return Marker(_wal_directory(raw["wal_directory"]), _entries(raw["entries"]))
     except FileNotFoundError:
         return None

@@ -12,14 +12,13 @@ import contextlib
 import errno
 import os
 import re
-import stat
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import DataDirectoryError
 from instance_manager.log import get_logger
-from instance_manager.postgres import processes
+from instance_manager.postgres import processes, small_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,19 +99,10 @@ def read_content(data_directory: Path) -> bytes | None:
     Raises:
         OSError: it can't be read, or is no regular file.
     """
-    # Not blocking, and no link followed: whatever has that name, this returns.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(data_directory / FILE_NAME, flags)
+        return small_files.read_head(data_directory / FILE_NAME, _LIMIT_BYTES)
     except FileNotFoundError:
         return None
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(f"it is no file: mode {stat.filemode(mode)}")
-        return os.read(descriptor, _LIMIT_BYTES)
-    finally:
-        os.close(descriptor)
 
 
 def judge(data_directory: Path) -> Judgement:
