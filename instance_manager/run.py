@@ -382,12 +382,13 @@ class _Leaving:
 def write_termination_log(error: InstanceManagerError, said: tuple[str, ...] = ()) -> None:
     """Write the cause where Kubernetes looks for it, if that file is there.
 
-    *said* are the postmaster's last lines: as many of the latest as there is room for.
+    *said* are the postmaster's last lines: as many of the latest as there is room for. Nothing
+    comes of it if it can't be written: the exit code counts more.
     """
-    text = f"exit code {error.exit_code}: {error.message}\n{error.hint}\n".encode()
-    tail = b""
+    cause = f"exit code {error.exit_code}: {error.message}\n{error.hint}\n"
+    text, tail = cause.encode(errors="replace"), b""
     for line in reversed(said):
-        longer = f"{line}\n".encode() + tail
+        longer = f"{line}\n".encode(errors="replace") + tail
         if len(text) + len(longer) > _TERMINATION_LOG_LIMIT_BYTES:
             break
         tail = longer

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -44,6 +45,7 @@ _LEVELS: Final = {
 """Severities of PostgreSQL; DEBUG1 to DEBUG5 are our debug."""
 _CANNOT_CONNECT_NOW: Final = "57P03"
 _REMEMBERED_CHARACTERS: Final = 1000
+_ESCAPED_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class PostgresLog:
@@ -122,7 +124,7 @@ class PostgresLog:
     def take_record(self, line: bytes) -> None:
         """Pass on one line of ``jsonlog``; what is none is passed on as text."""
         try:
-            record: dict[str, Any] = json.loads(line)
+            record = _parsed(line)
             severity, message = str(record["error_severity"]), str(record["message"])
         except (ValueError, KeyError, TypeError, RecursionError):
             self.take_text(line)
@@ -179,6 +181,22 @@ class PostgresLog:
         At most 50 lines of 200 characters, LOG, FATAL and PANIC only.
         """
         return self._heard.tail()
+
+
+def _parsed(line: bytes) -> Any:
+    """Return the value of a line of JSON, with a question mark for what no UTF-8 can carry.
+
+    JSON may escape half of a surrogate pair. PostgreSQL does not, but others may write here.
+
+    Raises:
+        ValueError: it is no JSON, or no UTF-8.
+    """
+    # Decoded here, because json.loads() lets surrogates through that are written out.
+    text = line.decode()
+    value = json.loads(text)
+    if _ESCAPED_SURROGATE.search(text):
+        return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    return value
 
 
 def _bounded(text: str) -> str:

@@ -157,6 +157,27 @@ def taken(directory: Path, *lines: bytes | dict[str, object]) -> tuple[list[Any]
     return logged, log
 
 
+@pytest.mark.parametrize("half", [b"\\ud800", b"\\uDFFF", b"\\\\\\ud83d", b"\xed\xa0\x80"])
+def test_half_a_surrogate_pair_is_replaced_wherever_a_record_has_it(
+    tmp_path: Path, half: bytes
+) -> None:
+    """What is remembered, and what is logged, can be written as UTF-8."""
+    line = json.dumps(record("could not open HALF \U0001f600", "FATAL", detail=["HALF"])).encode()
+    logged, log = taken(tmp_path, line.replace(b"HALF", half))
+
+    assert json.dumps(logged, ensure_ascii=False).encode()
+    assert "".join(log.tail()).isprintable()
+    assert ("\U0001f600" in log.last_failure()) is (b"\xed" not in half)
+
+
+def test_a_whole_surrogate_pair_and_an_escaped_backslash_stay(tmp_path: Path) -> None:
+    """Only halves are replaced."""
+    said = "half \U0001f600 \\ud800"
+    _, log = taken(tmp_path, json.dumps(record(said, "FATAL")).encode())
+
+    assert log.last_failure() == said
+
+
 @pytest.mark.parametrize(
     ("severity", "level"),
     [
