@@ -337,6 +337,20 @@ def test_a_stop_while_storage_is_frozen_says_what_it_waits_for(
     assert manager.end() == 0
 
 
+def test_a_fence_while_storage_is_frozen_ends_and_says_what_is_missing(
+    manager: Manager, data_volume: Volume
+) -> None:
+    """It can't be kept there, which takes the slot for ten seconds and not for ever."""
+    ready_with_rows(manager)
+    with data_volume.frozen():
+        fence = do(manager, "fence")
+        assert (fence["state"], fence["error"]["code"]) == ("failed", "unresponsive")
+    assert manager.until_phase("fenced")["operation"] is None
+
+    assert do(manager, "unfence")["state"] == "succeeded"
+    assert rows(manager) == ROWS
+
+
 def remove(data: Path, names: str = "") -> None:
     """Remove a directory, or what *names* match in it, beside a server that makes files anew."""
     command = f'rm -rf "$1"{names}'
