@@ -200,7 +200,10 @@ def _parsed(line: bytes) -> Any:
 
 
 def _bounded(text: str) -> str:
-    return text[:_REMEMBERED_CHARACTERS]
+    """Return as much as is remembered; half a word is not, for it may be half a secret."""
+    if len(text) <= _REMEMBERED_CHARACTERS:
+        return text
+    return text[:_REMEMBERED_CHARACTERS].rpartition(" ")[0] or text[:_REMEMBERED_CHARACTERS]
 
 
 def _open_fifo(path: Path) -> tuple[int, int]:

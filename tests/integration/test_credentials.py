@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import ssl
 from contextlib import closing
 from pathlib import Path
@@ -136,3 +137,29 @@ def test_a_blocked_standard_output_stops_neither_postgres_nor_the_manager(
         assert manager.end() == 0
     finally:
         os.close(reading)
+
+
+def test_secrets_of_changed_parameters_are_in_the_servers_log_alone(manager: Manager) -> None:
+    """The postmaster tells each new value; who only reads the status does not see it."""
+    manager.settings["restart"] = {"maximum": 0}
+    manager.trust().start().until_ready()
+    manager.settings["postgres"]["parameters"] = {
+        "primary_conninfo": "host=primary user=replicator password=hunter2",
+        "restore_command": 'curl -u "robot:hunter2" "https://archive/%f" -o "%p"',
+    }
+    manager.write_settings()
+    assert manager.process is not None
+    manager.process.send_signal(signal.SIGHUP)
+    until(lambda: manager.logged().count("hunter2") >= 2, "postgres tells both values")
+    os.kill(manager.until_phase("running")["postgres"]["pid"], signal.SIGKILL)
+    failure = manager.until_phase("failed")["failure"]
+
+    assert 'LOG: parameter "primary_conninfo" changed to "…"' in failure["log"]
+    assert 'LOG: parameter "restore_command" changed to "…"' in failure["log"]
+    where = ("127.0.0.1", manager.control_port)
+    with closing(http.client.HTTPConnection(*where, timeout=10)) as connection:
+        for path in ("/v1/status", "/v1/events"):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert answer.status == 200, path
+            assert b"hunter2" not in answer.read(), path

@@ -170,6 +170,14 @@ def test_half_a_surrogate_pair_is_replaced_wherever_a_record_has_it(
     assert ("\U0001f600" in log.last_failure()) is (b"\xed" not in half)
 
 
+def test_half_a_uri_at_the_end_of_a_long_message_is_not_remembered(tmp_path: Path) -> None:
+    """Where the message is cut, what makes it a secret may be missing."""
+    said = f"{'x ' * 480}postgresql://user:{'hunter2' * 10}@primary/db"
+    _, log = taken(tmp_path, json.dumps(record(said, "FATAL")).encode())
+
+    assert log.last_failure() == ("x " * 480).strip()
+
+
 def test_a_whole_surrogate_pair_and_an_escaped_backslash_stay(tmp_path: Path) -> None:
     """Only halves are replaced."""
     said = "half \U0001f600 \\ud800"

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instance_manager.observability.heard import Heard
-from instance_manager.postgres.endings import Said
+from instance_manager.postgres.endings import Said, said_on_stderr
 
 CYCLES = [
     (
@@ -179,3 +185,125 @@ def test_words_of_another_language_have_no_place_in_the_tail() -> None:
 
     assert heard.all.tail() == ()
     assert len(heard.all.words.own) == 1
+
+
+SAID_BEFORE_ENDS = Path(__file__).parents[1] / "postgres" / "endings_on_stderr.yaml"
+
+
+def shown(message: str, severity: str = "LOG", code: str | None = None) -> str:
+    """Return what is shown of a message of the postmaster."""
+    heard = Heard(lambda _: None)
+    heard.hear(Said("postmaster", severity, code, message))
+    assert heard.tail() == (" ".join(f"{severity}: {heard.words.own[0].message}".split())[:200],)
+    return heard.words.own[0].message
+
+
+@pytest.mark.parametrize("case", yaml.safe_load(SAID_BEFORE_ENDS.read_text()))
+def test_messages_that_tell_why_a_server_ended_stay_whole(case: dict[str, Any]) -> None:
+    """Parameters, paths, libraries and tokens are named in quotes, and people need them."""
+    for line in case["said"]:
+        said = said_on_stderr(line)
+        if said is not None:
+            assert shown(said.message, said.severity, said.code) == said.message
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ('listening on Unix socket "/run/postgresql/.s.PGSQL.5432"', None),
+        ('listening on IPv6 address "::1", port 5432', None),
+        ('background worker "logical replication launcher" (PID 22206) exited with code 1', None),
+        ("Background-Worker »logical replication launcher« (PID 22206) beendet", None),
+        ('parameter "port" cannot be changed without restarting the server', "55P02"),
+        ('parameter "work_mem" removed from configuration file, reset to default', None),
+        (f'could not load library "/{"very/" * 40}long+1.so": no such file', "58P01"),
+        ('could not access file "$libdir/pg_stat_statements": No such file', "58P01"),
+        ("could not fetch http://127.0.0.1:8080/status of primary:5432", None),
+    ],
+)
+def test_messages_that_name_something_stay_whole(message: str, code: str | None) -> None:
+    """Names, paths and addresses are no secrets."""
+    assert shown(message, code=code) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "left"),
+    [
+        ('parameter "{}" changed to "{}"', 'parameter "{}" changed to "…"'),
+        ("Parameter »{}« auf »{}« gesetzt", "Parameter »{}« auf »…«"),
+        ("paramètre « {} » modifié par « {} »", "paramètre « {} » modifié par «…»"),
+        ("el parámetro «{}» fue cambiado a «{}»", "el parámetro «{}» fue cambiado a «…»"),
+        ('パラメータ"{}"は"{}"に変更されました', 'パラメータ"{}"は"…"'),
+        ("ustawiono „{}” na „{}”", "ustawiono „{}” na „…“"),
+        ("参数“{}”被改为“{}”", "参数“{}”被改为“…”"),
+        ("參數「{}」被改為「{}」", "參數「{}」被改為「…」"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("primary_conninfo", "host=primary user=rep password=hunter2"),
+        ("archive_command", 'curl -u "bob:hunter2" "https://a/%f"'),
+        ("restore_command", 'x"hunter2'),
+        ("ssl_passphrase_command", "echo hunter2\nand more"),
+        ("my.token", "hunter2"),
+    ],
+)
+def test_the_value_of_a_changed_parameter_is_never_shown(
+    message: str, left: str, name: str, value: str
+) -> None:
+    """Whatever the language, and whatever the value looks like."""
+    assert shown(message.format(name, value)) == left.format(name)
+    before, secret, _ = message.format(name, value).partition("hunter2")
+    assert secret not in shown(before + secret), "a message that was cut"
+
+
+@pytest.mark.parametrize(
+    ("message", "left"),
+    [
+        (
+            'invalid value for parameter "primary_conninfo": "user=rep password=hunter2 port=x"',
+            'invalid value for parameter "primary_conninfo": "…"',
+        ),
+        (
+            'command "curl -u "bob:hunter2" x" failed: exit code 1',
+            'command "…" failed: exit code 1',
+        ),
+        ('unterminated "curl -u bob:hunter2 and mo', 'unterminated "…"'),
+        ('odd "a b"hunter2"c d"', 'odd "…"'),
+        (
+            "bad connection string: password = 'hunt\\'er2 x' host=a",
+            "bad connection string: password = … host=a",
+        ),
+        ("bad PGPASSWORD=hunter2\\ 3 host=a", "bad PGPASSWORD=… host=a"),
+        ("bad sslpassword=hunter2;ldapbindpasswd=hunter2", "bad sslpassword=…"),
+        (
+            "cannot use postgresql://rep:hunt@er2@primary:5432/db here",
+            "cannot use postgresql://rep:…@primary:5432/db here",
+        ),
+        (
+            'cannot use "postgresql://rep:hunter2@primary/db?sslmode=require" here',
+            'cannot use "…" here',
+        ),
+    ],
+)
+@pytest.mark.parametrize("severity", ["FATAL", "PANIC"])
+def test_secrets_in_other_messages_are_not_shown(message: str, left: str, severity: str) -> None:
+    """Connection strings, commands and URIs lose theirs; the rest stays."""
+    assert shown(message, severity, "22023") == left
+
+
+def test_the_failure_of_another_process_is_remembered_without_secrets() -> None:
+    """It may become the cause of the end."""
+    heard = Listener()
+    heard.startup(10, "cannot connect: password=hunter2", severity="FATAL")
+
+    assert heard.all.words.other == Said("startup", "FATAL", "53100", "cannot connect: password=…")
+
+
+@given(st.text("ab \"«»„“”「」=/:@\\'", max_size=60), st.sampled_from(["LOG", "FATAL"]))
+def test_a_value_in_double_quotes_is_hidden_whatever_it_holds(value: str, severity: str) -> None:
+    """Quotes of any kind within it show none of its spaced words."""
+    said = shown(f'command "hunter2 {value} hunter2" failed', severity)
+
+    assert "hunter2" not in said
