@@ -1,7 +1,7 @@
 """From settings to a postmaster: the steps of a start, in the order in which they may fail.
 
 Lock, volumes, data directory, configuration, spawn. What blocks on a disk runs in a thread, so
-that probes are answered whatever the volumes do. This is the supervisor's :class:`Work`.
+that probes are answered whatever the volumes do. This is the supervisor's :class:`StartWork`.
 """
 
 from __future__ import annotations
