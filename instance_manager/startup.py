@@ -135,7 +135,9 @@ class Startup:
 
     def has_own_lock(self) -> bool:
         """Whether the lock that is held is that of the directory as it is mounted now."""
-        return self._held is not None and self._held.is_of(self.files)
+        # Looked at in a thread: it may be let go meanwhile.
+        held = self._held
+        return held is not None and held.is_of(self.files)
 
     @property
     def report(self) -> ExtensionsReport | None:
@@ -331,10 +333,16 @@ class Startup:
 
     def _end_leftovers(self) -> None:
         """End old processes of the data directory, and see what postmaster.pid is worth."""
-        assert self._held is not None  # noqa: S101 - the lock was taken
-        leftovers.end_all(self._held.site)
-        pid_file.remove_damaged(self.place.data_directory)
-        self._past_stale_pid = _past_stale_pid(self.place.data_directory)
+        # It may be let go meanwhile, by the event loop.
+        held, directory = self._held, self.place.data_directory
+        if held is None:
+            raise DataDirectoryInUseError(
+                f"cannot use data directory {str(directory)!r}: it was let go",
+                hint="somebody else may have taken it; this is tried again by itself",
+            )
+        leftovers.end_all(held.site)
+        pid_file.remove_damaged(directory)
+        self._past_stale_pid = _past_stale_pid(directory)
 
     def _examine(self) -> Examination:
         return examine(

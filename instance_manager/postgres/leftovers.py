@@ -3,17 +3,20 @@
 A manager killed with -9 leaves its server alive, and a postmaster killed so may leave a busy or
 frozen backend that holds the shared memory: the next start would fail for as long as they live.
 They are ended, never adopted. Found are processes of this user, in this process namespace: servers
-that work in the data directory, and whoever holds its lock. Source: proc(5).
+that work in the data directory, and whoever holds its lock. A living manager and its server are
+none, whatever became of the manager's lock. Source: proc(5).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.errors import DataDirectoryInUseError
 from instance_manager.log import get_logger
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from instance_manager.postgres.data_directory import OurFiles
     from instance_manager.postgres.processes import Identity, Process
 
+MANAGER_LOCK: Final = "manager.lock"
+"""The name of the lock that no manager's child inherits."""
 FAST_SECONDS: Final = 10.0
 _log: Final = get_logger()
 _MOMENT_SECONDS: Final = 0.3
@@ -34,6 +39,10 @@ _KILL_SECONDS: Final = 5.0
 _KILL_ROUNDS: Final = 3
 _POLL_SECONDS: Final = 0.02
 _HOLDER_PROGRAMS: Final = pid_file.SERVER_PROGRAMS | {"initdb"}
+_DELETED: Final = " (deleted)"
+_LOCK_FILE: Final = 5
+"""Which word of a line in ``/proc/locks`` names the file: its device, two numbers, and inode."""
+_COLONS: Final = 2
 _BACKEND_TITLE: Final = "postgres: "
 _SINGLE_USER: Final = "--single"
 
@@ -64,6 +73,16 @@ class Site:
         return self.files.data_directory
 
 
+class _Lock(NamedTuple):
+    """A line of ``/proc/locks``: ``1: POSIX ADVISORY WRITE 7 08:01:99 0 EOF``."""
+
+    kind: str
+    mode: str
+    pid: int
+    device: str
+    inode: int
+
+
 def end_all(site: Site, *, fast_seconds: float = FAST_SECONDS) -> bool:
     """End every old process of the data directory; return whether there was any.
 
@@ -71,12 +90,14 @@ def end_all(site: Site, *, fast_seconds: float = FAST_SECONDS) -> bool:
     stopped and killed. Blocks: for a thread.
 
     Raises:
-        DataDirectoryInUseError: processes can't be ended, or are somebody's work.
+        DataDirectoryInUseError: processes can't be ended, or are somebody's work, or a living
+            manager's.
         DataDirectoryError: ``postmaster.pid`` can't be read.
     """
     found = find(site)
     if not found:
         return False
+    _spare_managers(site, found)
     _spare_work_of_people(site, found)
     postmasters = _postmasters(site.directory, found)
     if postmasters:
@@ -141,6 +162,68 @@ def _is_locked(descriptor: Path) -> bool:
     except OSError:
         return False
     return any(line.startswith("lock:") and "FLOCK" in line for line in text.splitlines())
+
+
+def _spare_managers(site: Site, found: Iterable[Process]) -> None:
+    """Refuse beside a living manager: somebody has removed the lock by which it would be known.
+
+    It is the parent of its server, which has inherited the other lock from it.
+    """
+    name = site.files.lock.name
+    locks = _locks()
+    for process in found:
+        inherited = _files_of(process.pid, name)
+        for pid in {process.pid, process.parent} - {os.getpid()}:
+            has_both_open = _files_of(pid, MANAGER_LOCK) and inherited & _files_of(pid, name)
+            if has_both_open or _holds_both(pid, {inode for _, inode in inherited}, locks):
+                raise DataDirectoryInUseError(
+                    f"cannot use data directory {str(site.directory)!r}: it is in use by another"
+                    f" manager, process {pid}, whose lock was removed",
+                    hint="stop the other one; then this goes on by itself",
+                )
+
+
+def _holds_both(pid: int, inodes: Collection[int], locks: Iterable[_Lock]) -> bool:
+    """Whether a process has taken the lock that a server inherits, and holds that of a manager.
+
+    This is also told of one that has changed its user, whose open files can't be seen. A record
+    lock ends with its process, so a dead manager has none. A device is written otherwise here than
+    stat(2) has it, on some file systems.
+    """
+    mine = [lock for lock in locks if lock.pid == pid]
+    devices = {lock.device for lock in mine if lock.kind == "POSIX" and lock.mode == "WRITE"}
+    return any(
+        lock.kind == "FLOCK" and lock.inode in inodes and lock.device in devices for lock in mine
+    )
+
+
+def _locks() -> list[_Lock]:
+    """Return all locks whose takers can be seen from here; none where they can't be read."""
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    found: list[_Lock] = []
+    for line in lines:
+        words = line.split()
+        # Who waits for a lock has an arrow in front.
+        if len(words) > _LOCK_FILE and words[_LOCK_FILE].count(":") == _COLONS:
+            device, _, inode = words[_LOCK_FILE].rpartition(":")
+            found.append(_Lock(words[1], words[3], int(words[4]), device, int(inode)))
+    return found
+
+
+def _files_of(pid: int, name: str) -> set[Identity]:
+    """Return the open files of a process that have a name, or had it before they were removed."""
+    found: set[Identity] = set()
+    with contextlib.suppress(OSError):
+        for entry in list(Path(f"/proc/{pid}/fd").iterdir()):
+            # Each may be closed meanwhile.
+            with contextlib.suppress(OSError):
+                link = str(entry.readlink()).removesuffix(_DELETED)
+                if link.rpartition("/")[2] == name and (file := processes.identity_of(entry)):
+                    found.add(file)
+    return found
 
 
 def _spare_work_of_people(site: Site, found: Iterable[Process]) -> None:

@@ -23,6 +23,7 @@ from instance_manager.errors import DataDirectoryError, DataDirectoryInUseError
 from instance_manager.log import get_logger
 from instance_manager.postgres import leftovers
 from instance_manager.postgres.lease import RENEWAL_SECONDS
+from instance_manager.postgres.leftovers import MANAGER_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from instance_manager.postgres.data_directory import OurFiles
     from instance_manager.postgres.lease import Lease
+    from instance_manager.postgres.processes import Identity
 
-MANAGER_LOCK: Final = "manager.lock"
 _log: Final = get_logger()
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOT_POSSIBLE: Final = frozenset(
@@ -48,18 +49,20 @@ class Held:
     """For postgres to inherit: it carries the lock, where the file system can lock."""
     site: leftovers.Site
     """Where old processes are to be looked for from now on."""
+    identities: tuple[Identity, Identity]
+    """The server's lock and the manager's, as they were when they were taken."""
 
     def is_of(self, files: OurFiles) -> bool:
-        """Whether this is the lock of that directory, and not of one that was there before.
+        """Whether these are the locks of that directory, and not of one that was there before.
 
-        A volume that was unmounted takes its lock with it.
+        A volume that was unmounted takes its locks with it; who removes one lets others in. For
+        any thread: no descriptor is used, which may be closed meanwhile.
         """
-        held = os.fstat(self.descriptor)
         try:
-            there = files.lock.lstat()
+            there = [path.lstat() for path in (files.lock, files.directory / MANAGER_LOCK)]
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
+        return self.identities == tuple((one.st_dev, one.st_ino) for one in there)
 
 
 @contextmanager
@@ -78,13 +81,15 @@ def held(
     """
     with ExitStack() as ends:
         descriptor = _opened(files.lock, ends)
-        if not _lock_as_manager(files, _opened(files.directory / MANAGER_LOCK, ends)):
+        managers = _opened(files.directory / MANAGER_LOCK, ends)
+        if not _lock_as_manager(files, managers):
             lease.take()
             ends.callback(lease.give_back)
         can_flock = _lock_for_server(files, descriptor, spared)
         _warn(by_lease=lease.is_held, can_flock=can_flock)
         state = leftovers.Lock.OURS if can_flock else leftovers.Lock.IMPOSSIBLE
-        yield Held(descriptor, leftovers.Site(files, state, spared))
+        site = leftovers.Site(files, state, spared)
+        yield Held(descriptor, site, (_identity_of(descriptor), _identity_of(managers)))
 
 
 def _opened(path: Path, ends: ExitStack) -> int:
@@ -97,6 +102,11 @@ def _opened(path: Path, ends: ExitStack) -> int:
         ) from error
     ends.callback(os.close, descriptor)
     return descriptor
+
+
+def _identity_of(descriptor: int) -> Identity:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _lock_as_manager(files: OurFiles, descriptor: int) -> bool:

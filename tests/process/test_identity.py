@@ -638,3 +638,36 @@ def test_without_locks_a_manager_that_has_lost_its_lease_ends_its_server(
     assert unlocked.postgres_processes() == []
     assert lease.exists()
     assert unlocked.end() == 7
+
+
+def test_a_living_manager_and_its_server_are_spared_without_their_lock_file(
+    manager: Manager,
+) -> None:
+    """Who removes the file lets another manager lock a new one: the first one is known yet."""
+    manager.trust().start().until_ready()
+    assert manager.process is not None
+    server = postmasters(manager)
+    # It would give up its server by itself.
+    manager.process.send_signal(signal.SIGSTOP)
+    (manager.data / "instance-manager" / "manager.lock").unlink()
+    second = rival(manager)
+    try:
+        second.start()
+        failure = second.until_phase("failed")["failure"]
+        assert failure["code"] == "data-directory-in-use"
+        assert f"another manager, process {manager.process.pid}" in failure["message"]
+        # Without the other lock, only the server in the directory is left to be known by.
+        lock = manager.data / "instance-manager" / "lock"
+        for _ in range(2):
+            # When it begins the next one, a try has ended.
+            lock.unlink()
+            until(lock.exists, "the second one tries again")
+        assert second.end() == 7
+        assert postmasters(manager) == server
+    finally:
+        manager.process.send_signal(signal.SIGCONT)
+        second.clean_up()
+    failure = manager.until_phase("failed")["failure"]
+
+    assert "is gone, or another's" in failure["message"]
+    assert manager.end() == failure["exit_code"]

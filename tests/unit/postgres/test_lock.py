@@ -95,3 +95,25 @@ def test_a_lock_is_known_as_that_of_its_directory(tmp_path: Path) -> None:
         assert not held.is_of(files)
         with hold(data_directory.prepare(tmp_path / "data")):
             assert not held.is_of(files)
+
+
+@pytest.mark.parametrize("name", ["lock", "manager.lock"])
+def test_a_lock_that_was_removed_is_not_that_of_its_directory_any_more(
+    tmp_path: Path, name: str
+) -> None:
+    """Whoever comes next makes a new file and locks it, whichever of the two it is."""
+    files = data_directory.prepare(tmp_path)
+    with hold(files) as held:
+        (files.directory / name).unlink()
+        assert not held.is_of(files)
+        (files.directory / name).touch()
+        assert not held.is_of(files)
+
+
+def test_a_lock_is_known_without_its_descriptor(tmp_path: Path) -> None:
+    """It may be closed while a thread looks, and be another file's by then."""
+    files = data_directory.prepare(tmp_path)
+    with hold(files) as held:
+        pass
+
+    assert held.is_of(files)
