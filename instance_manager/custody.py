@@ -22,7 +22,6 @@ from instance_manager.errors import (
 from instance_manager.log import get_logger
 from instance_manager.observability.events import EventType
 from instance_manager.postgres import data_directory, pid_file
-from instance_manager.postgres.lease import RENEWAL_SECONDS
 from instance_manager.postgres.server_processes import processes_of
 from instance_manager.postgres.stop_waits import ProcessKind
 from instance_manager.supervision.states import State
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
 _log: Final = get_logger()
 _LOOK_SECONDS: Final = 2.0
+_LEASE_POLL_SECONDS: Final = 0.25
 _MISSED_LOOKS: Final = 5
 _SERVING: Final = frozenset({State.RUNNING, State.RECOVERING})
 _HELPERS: Final = frozenset(
@@ -110,11 +110,20 @@ class Custody:
     async def _renew_lease(self) -> None:
         """Keep the data directory where it can't be locked; give up a server that has lost it."""
         lease = self._startup.lease
+        renewal: asyncio.Task[None] | None = None
         while True:
-            await asyncio.sleep(RENEWAL_SECONDS)
+            await asyncio.sleep(_LEASE_POLL_SECONDS)
             try:
-                if lease.is_held:
-                    await in_thread("lease", lease.renew)
+                if lease.is_held and not lease.trusted_seconds:
+                    raise lease.loss()
+                # One at a time: storage that hangs would keep them all.
+                if renewal is None and lease.is_due:
+                    renewal = asyncio.create_task(in_thread("lease", lease.renew), name="renewal")
+                if renewal is not None:
+                    await asyncio.wait({renewal}, timeout=lease.trusted_seconds)
+                    if renewal.done():
+                        ended, renewal = renewal, None
+                        ended.result()
             except DataDirectoryInUseError as error:
                 self._startup.let_go()
                 self._supervisor.abandon(error)

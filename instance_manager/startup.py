@@ -122,9 +122,13 @@ class Startup:
     def close(self) -> None:
         """Release the lock, as far as this process holds it."""
         self.let_go()
+        self.lease.finish()
 
     def let_go(self) -> None:
-        """Release the data directory, which is another's by now: the next start takes it again."""
+        """Release the data directory, which is another's by now: the next start takes it again.
+
+        At once, for the event loop: a lease is given back in the background.
+        """
         self._held = None
         self._ends.close()
 

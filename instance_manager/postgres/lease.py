@@ -33,6 +33,8 @@ _WATCH_SECONDS: Final = 3 * RENEWAL_SECONDS
 _POLL_SECONDS: Final = 0.25
 _POLLS: Final = int(_WATCH_SECONDS / _POLL_SECONDS)
 _LENGTH_BYTES: Final = 1024
+_TRUST_SECONDS: Final = 2 * RENEWAL_SECONDS
+"""Without a renewal, for so long it is ours: the rest of the watch is for stopping a server."""
 _GIVING_BACK_SECONDS: Final = 2.0
 _log: Final = get_logger()
 
@@ -72,7 +74,7 @@ class Holder:
 class Lease:
     """The lease of one run of the manager, which takes it where a lock can't be had.
 
-    *me* is who takes it; *wait* takes seconds.
+    *me* is who takes it; *wait* takes seconds; *clock* tells them, from any beginning.
     """
 
     def __init__(
@@ -81,8 +83,12 @@ class Lease:
         me: Holder | None = None,
         *,
         wait: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_held = False
+        self._clock = clock
+        self._renewed_at = clock()
+        self._giving_back: threading.Thread | None = None
         self._path = directory / FILE_NAME
         self._me = me or Holder.me()
         self._wait = wait
@@ -91,9 +97,14 @@ class Lease:
         """Take the lease, after watching one that was not given back. Blocks for seconds.
 
         Raises:
-            DataDirectoryInUseError: another manager has it.
+            DataDirectoryInUseError: another manager has it, or this one gives it back still.
             DataDirectoryError: it can't be written.
         """
+        if not self.finish():
+            raise DataDirectoryInUseError(
+                f"cannot take lease {str(self._path)!r}: it is still being given back",
+                hint="the storage does not answer: see its state; then this goes on by itself",
+            )
         try:
             if not self._create():
                 self._take_over()
@@ -104,11 +115,30 @@ class Lease:
             ) from error
         self.is_held = True
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is held, and to be renewed now."""
+        return self.is_held and self._clock() - self._renewed_at >= RENEWAL_SECONDS
+
+    @property
+    def trusted_seconds(self) -> float:
+        """How long the data directory is surely ours if nothing is renewed: 0 if no longer."""
+        return max(0.0, self._renewed_at + _TRUST_SECONDS - self._clock())
+
+    def loss(self) -> DataDirectoryInUseError:
+        """Return what to say when it could not be renewed for as long as it is ours."""
+        return DataDirectoryInUseError(
+            f"cannot keep data directory {self._directory!r}: its lease could not be renewed for"
+            f" {_TRUST_SECONDS:g} s, so another manager may take it",
+            hint="see the state of the storage; then this goes on by itself",
+        )
+
     def renew(self) -> None:
         """Say that this manager lives, every ``RENEWAL_SECONDS``; in vain if it isn't held.
 
         Raises:
-            DataDirectoryInUseError: another manager has taken it: the data directory is lost.
+            DataDirectoryInUseError: another manager has taken it, or may do so by now: the data
+                directory is lost.
             OSError: it can't be read or written; another manager may take it soon.
         """
         content = self._read()
@@ -118,6 +148,7 @@ class Lease:
             _log.warning("the lease is gone, and is made again", path=str(self._path))
             # Somebody may have been faster.
             if self._create():
+                self._remove_if_late()
                 return
             content = self._read() or b""
         holder = _parse(content)
@@ -127,18 +158,37 @@ class Lease:
                 f" {holder.session} on host {holder.host!r} has taken its lease",
                 hint="this manager did not renew it in time; only one of them may go on",
             )
+        if not self.trusted_seconds:
+            # Somebody may have watched it long enough, and be about to take it.
+            raise self.loss()
         self._write()
+        self._remove_if_late()
 
     def give_back(self) -> None:
-        """Remove the lease, if it is ours still: the next manager need not watch it.
+        """Begin to remove the lease, if it is ours still: the next manager need not watch it.
 
-        In a thread that is not waited for very long: storage that hangs must not keep the manager
-        from ending.
+        In the background, and at once: the event loop does not wait for storage that hangs.
         """
         self.is_held = False
-        thread = threading.Thread(target=self._remove, name="give back lease", daemon=True)
-        thread.start()
-        thread.join(_GIVING_BACK_SECONDS)
+        self._giving_back = threading.Thread(
+            target=self._remove, name="give back lease", daemon=True
+        )
+        self._giving_back.start()
+
+    def finish(self) -> bool:
+        """Wait until it has been given back, and return whether it has. Blocks for seconds.
+
+        Not for very long: storage that hangs must not keep the manager from ending.
+        """
+        thread = self._giving_back
+        if thread is not None:
+            thread.join(_GIVING_BACK_SECONDS)
+        return thread is None or not thread.is_alive()
+
+    def _remove_if_late(self) -> None:
+        """Undo a renewal that hung in the storage until the lease had been given back."""
+        if not self.is_held:
+            self._remove()
 
     @property
     def _directory(self) -> str:
@@ -170,7 +220,12 @@ class Lease:
         Raises:
             DataDirectoryInUseError: it is known to live.
         """
-        if holder is None or not self._me.shares_processes_with(holder):
+        if holder is None:
+            return False
+        if holder.session == self._me.session:
+            # It could not be removed when it was given back.
+            return True
+        if not self._me.shares_processes_with(holder):
             return False
         if processes.is_alive(holder.pid, holder.started_ticks):
             raise self._in_use(holder)
@@ -223,12 +278,16 @@ class Lease:
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | more_flags
         self._me = replace(self._me, counter=self._me.counter + 1)
         text = json.dumps(asdict(self._me), indent=1).ljust(_LENGTH_BYTES - 1) + "\n"
+        # Others may see it from now on, however long it takes.
+        began = self._clock()
         descriptor = os.open(self._path, flags, 0o600)
         try:
             os.pwrite(descriptor, text.encode(), 0)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        # One that hung for long may come after newer ones.
+        self._renewed_at = max(self._renewed_at, began)
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):

@@ -640,6 +640,29 @@ def test_without_locks_a_manager_that_has_lost_its_lease_ends_its_server(
     assert unlocked.end() == 7
 
 
+@pytest.mark.parametrize("storage", ["fails", "hangs"])
+def test_without_locks_a_manager_that_cannot_renew_its_lease_ends_its_server(
+    unlocked: Manager, storage: str
+) -> None:
+    """Another manager takes what was not renewed for six seconds, wherever it is."""
+    unlocked.start().until_ready()
+    lease = unlocked.data / "instance-manager" / "lease.json"
+    lease.unlink()
+    # Who reads a fifo waits until somebody writes to it.
+    lease.mkdir() if storage == "fails" else os.mkfifo(lease)
+    failure = unlocked.until_phase("failed")["failure"]
+    try:
+        assert (failure["code"], failure["exit_code"]) == ("data-directory-in-use", 7)
+        assert "its lease could not be renewed for 4 s" in failure["message"]
+        assert unlocked.postgres_processes() == []
+        assert bool(own_words(unlocked, "cannot renew the lease of the data directory")) == (
+            storage == "fails"
+        )
+    finally:
+        lease.rmdir() if storage == "fails" else lease.unlink()
+    assert unlocked.end() == 7
+
+
 def test_a_living_manager_and_its_server_are_spared_without_their_lock_file(
     manager: Manager,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_a_free_lease_is_taken_at_once_and_given_back(directory: Path) -> None:
     assert document["host"]
     lease.give_back()
 
+    assert lease.finish()
     assert waits.seconds == 0
     assert not lease.is_held
     assert list(directory.iterdir()) == []
@@ -136,7 +138,13 @@ def test_a_lease_that_is_given_back_while_it_is_watched_is_taken(directory: Path
     """Then there is nothing left to wait for."""
     first = Lease(directory, far("first"))
     first.take()
-    waits = Waits(lambda seconds: first.give_back() if seconds == 1 else None)
+
+    def give_back(seconds: float) -> None:
+        if seconds == 1:
+            first.give_back()
+            assert first.finish()
+
+    waits = Waits(give_back)
     second = Lease(directory, wait=waits)
     second.take()
 
@@ -173,6 +181,7 @@ def test_a_lease_that_was_given_back_is_not_renewed(directory: Path) -> None:
     lease = Lease(directory)
     lease.take()
     lease.give_back()
+    assert lease.finish()
     lease.renew()
 
     assert list(directory.iterdir()) == []
@@ -186,7 +195,102 @@ def test_somebody_elses_lease_is_not_given_back(directory: Path) -> None:
     (directory / "lease.json").write_text(json.dumps(document))
     lease.give_back()
 
+    assert lease.finish()
     assert said(directory)["session"] == "another"
+
+
+class Clock:
+    """Stands for the clock: shows what it is set to, and lets something happen at each look."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+        self.happens: Callable[[], object] = lambda: None
+
+    def __call__(self) -> float:
+        self.happens()
+        return self.seconds
+
+
+def test_a_lease_is_trusted_for_less_than_others_watch_it(directory: Path) -> None:
+    """Four seconds after the last renewal, another manager may be about to take it."""
+    clock = Clock()
+    lease = Lease(directory, clock=clock)
+    lease.take()
+    clock.seconds += 1
+    assert (lease.is_due, lease.trusted_seconds) == (False, 3)
+    clock.seconds += 1
+    assert lease.is_due
+    lease.renew()
+    assert (lease.is_due, lease.trusted_seconds) == (False, 4)
+    clock.seconds += 5
+    with pytest.raises(DataDirectoryInUseError, match="could not be renewed for 4 s"):
+        lease.renew()
+
+    assert lease.trusted_seconds == 0
+    assert said(directory)["counter"] == 2
+
+
+def test_a_renewal_counts_from_its_beginning(directory: Path) -> None:
+    """Who watches may have seen it from then on, however long the storage took to say so."""
+    clock = Clock()
+    lease = Lease(directory, clock=clock)
+    lease.take()
+    looks = iter(range(1000))
+    # The looks of one renewal: whether it is late, then when it began.
+    clock.happens = lambda: setattr(clock, "seconds", 100.0 + next(looks))
+    lease.renew()
+    clock.happens = lambda: None
+    clock.seconds = 103
+
+    assert lease.trusted_seconds == 2
+
+
+def test_a_renewal_that_ends_after_the_lease_was_given_back_is_undone(directory: Path) -> None:
+    """It hung in the storage: nobody renews what it has written."""
+    clock = Clock()
+    lease = Lease(directory, clock=clock)
+    lease.take()
+    clock.happens = lambda: setattr(lease, "is_held", False)
+    lease.renew()
+
+    assert list(directory.iterdir()) == []
+
+
+def test_a_lease_of_ours_that_could_not_be_removed_is_taken_again(directory: Path) -> None:
+    """The same run of a manager is not another one."""
+    waits = Waits()
+    lease = Lease(directory, wait=waits)
+    lease.take()
+    session = said(directory)["session"]
+    lease.is_held = False
+    lease.take()
+
+    assert lease.is_held
+    assert waits.seconds == 2
+    assert said(directory)["session"] == session
+
+
+def test_storage_that_hangs_keeps_nobody_who_gives_back_and_no_other_lease_is_taken(
+    directory: Path,
+) -> None:
+    """What hangs may end later, and remove a lease that was taken meanwhile."""
+    lease = Lease(directory)
+    lease.take()
+    path = directory / "lease.json"
+    path.unlink()
+    # Who opens it for reading waits until somebody opens it for writing.
+    os.mkfifo(path)
+    began = time.monotonic()
+    lease.give_back()
+    took = time.monotonic() - began
+    try:
+        with pytest.raises(DataDirectoryInUseError, match="still being given back"):
+            lease.take()
+    finally:
+        os.close(os.open(path, os.O_WRONLY))
+
+    assert lease.finish()
+    assert took < 2
 
 
 @pytest.mark.parametrize("kind", ["link", "directory"])
