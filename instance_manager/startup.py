@@ -276,7 +276,10 @@ class Startup:
             elif isinstance(failure, DiskSpaceError):
                 await self._files_turn.run("free space", self._require_space)
         except InstanceManagerError as error:
-            return error
+            if isinstance(error, DataDirectoryInUseError | DiskSpaceError):
+                return error
+            # Storage that can't be asked now may be well the next time.
+            return failure if isinstance(error.__cause__, OSError) else error
         except OSError:
             return failure
         return None
