@@ -63,6 +63,7 @@ bench: $(READY) ## measure, beside bare postgres on this host
 .PHONY: soak
 soak: $(READY) ## make each fault many times, for hours, and show the figures
 	$(BIN)/python -m pytest --require-postgres --soak --timeout 14400 $(SOAK) tests/process tests/integration
+	$(BIN)/python -m pytest --require-containers --soak --timeout 14400 $(SOAK) tests/container
 
 .PHONY: lock
 lock: ## make the lock files anew with the newest versions

@@ -225,6 +225,9 @@ def look_at_pid_file(directory: Path, postmaster: int, before: Look) -> Look:
             return Look(before.content, pid_file.restore(directory, before.content))
         case pid_file.Watched.OTHER:
             raise _taken(directory)
+        case pid_file.Watched.SAME:
+            # The server writes its last line anew when it is ready.
+            return Look(pid_file.read_content(directory) or before.content)
         case _:
             return Look(before.content)
 
