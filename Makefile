@@ -62,8 +62,8 @@ bench: $(READY) ## measure, beside bare postgres on this host
 # SOAK='-k "postmaster and idle"' takes some of them; the figures go to build/faults.csv.
 .PHONY: soak
 soak: $(READY) ## make each fault many times, for hours, and show the figures
-	$(BIN)/python -m pytest --require-postgres --soak --timeout 14400 $(SOAK) tests/process tests/integration
-	$(BIN)/python -m pytest --require-containers --soak --timeout 14400 $(SOAK) tests/container
+	$(BIN)/python -m pytest --require-postgres --require-containers --soak --timeout 14400 $(SOAK) \
+	  tests/process tests/integration tests/container
 
 .PHONY: lock
 lock: ## make the lock files anew with the newest versions
