@@ -268,6 +268,7 @@ class Startup:
         try:
             if isinstance(failure, DataDirectoryInUseError):
                 await self._files_turn.run("lock", self._take_lock)
+                await self._files_turn.run("leftovers", self._end_leftovers)
             elif isinstance(failure, DataDirectoryLostError):
                 present = await self._files_turn.run(
                     "data directory", data_directory.has_cluster, self.place.data_directory
