@@ -207,7 +207,7 @@ class Custody:
 def _lost(reason: str) -> DataDirectoryLostError:
     return DataDirectoryLostError(
         f"cannot keep postgres running: {reason}",
-        hint="mount its volume again, or restore it, then ask for a start",
+        hint="mount its volume again, or restore it: then postgres is started by itself",
     )
 
 

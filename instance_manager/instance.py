@@ -298,7 +298,7 @@ class Instance:
         if state is not State.RUNNING:
             raise ConflictError(
                 f"cannot make a checkpoint: the instance is {phase_of(state)}",
-                hint="start postgres first",
+                hint="unfence it first" if state is State.FENCED else "start postgres first",
             )
         progress.report("checkpoint", "waiting for the server")
         await self._rooms.shutdown.checkpoint()

@@ -267,6 +267,13 @@ class _Changes:
             _log.info(
                 "postgres accepts connections", port=self.rooms.startup.settings.postgres.port
             )
+        if state is State.FENCED:
+            _log.warning(
+                "the instance is fenced: postgres is not started",
+                hint="instance-manager unfence",
+            )
+        if state is State.BACKOFF:
+            self._tell_end()
         if state is State.FAILED and failure is not None:
             write_termination_log(failure, self.instance.said_before(failure))
             self.instance.events.record(
@@ -277,6 +284,14 @@ class _Changes:
             )
         else:
             self.instance.events.record("StateChanged", f"the state is {state}")
+
+    def _tell_end(self) -> None:
+        """Tell that a postmaster ended which nobody had asked to."""
+        last = self.rooms.supervisor.last_exit
+        if last is not None:
+            self.instance.events.record(
+                "PostgresEnded", str(last), kind=EventType.WARNING, details={"cause": last.cause}
+            )
 
 
 async def _end(supervisor: Supervisor) -> None:
@@ -368,6 +383,7 @@ class _Leaving:
 
     def politely(self) -> None:
         """Begin the ladder where the settings say; the second time, go one rung down."""
+        _log.info("asked to end", again=self._was_asked_politely)
         if self._was_asked_politely:
             self._supervisor.escalate()
         else:
@@ -376,6 +392,7 @@ class _Leaving:
 
     def at_once(self, rung: Rung) -> None:
         """Begin at *rung*: who asks so wants no checkpoint first."""
+        _log.info("asked to end at once", mode=str(rung))
         self._supervisor.request(Event.LEAVE_REQUESTED, rung, at_once=True)
 
 

@@ -30,8 +30,9 @@ def require_not_vanished(directory: Path) -> None:
     raise DataDirectoryLostError(
         f"cannot use data directory {str(directory)!r}: {what}, and a cluster was in it when"
         " this manager looked before",
-        hint="mount its volume again, or restore it from a backup; only a manager that is started"
-        " anew makes a new cluster here",
+        hint="mount its volume again, or restore it from a backup: then postgres is started by"
+        " itself. Do not restart the container before: it would find nothing that tells of the"
+        " data, and make a new, empty cluster",
     )
 
 

@@ -226,7 +226,9 @@ class Operations:
             return holder
         raise ConflictError(
             f"cannot {kind}: {running.kind} {running.id!r} is under way",
-            hint="wait for that operation, or cancel it",
+            hint="wait for that operation, or cancel it"
+            if running.kind in _CANCELLABLE
+            else "wait for that operation: it can't be called back",
             operation=running.id,
         )
 

@@ -292,7 +292,8 @@ class Supervisor:
             self.last_exit = LastExit(now, status, False, ending.cause, ending.message)
             _log.error("postgres ended on its own", status=str(status), cause=str(ending.cause))
         else:
-            cause = Cause.CLEAN if status.is_success else Cause.SIGNAL
+            in_order = status.is_success and stop.rung not in _DISORDERLY
+            cause = Cause.CLEAN if in_order else Cause.SIGNAL
             self.last_exit = LastExit(now, status, True, cause, "")
             _log.info("postgres stopped", status=str(status), seconds=round(stop.seconds, 2))
         if stop is None or stop.rung in _DISORDERLY:
@@ -334,7 +335,7 @@ class Supervisor:
         if not self.was_running:
             return self._why_ended()
         return CrashLoopError(
-            f"cannot restart postgres: {self._why_ended().message}",
+            f"cannot restart postgres any more, it has ended too often: {self.last_exit}",
             hint="mend the cause, then ask for a start; restart.maximum limits the attempts",
         )
 

@@ -50,8 +50,10 @@ def test_a_fence_outlives_the_manager(manager: Manager, number: signal.Signals) 
     manager.query("CREATE TABLE kept AS SELECT 42 AS answer")
     operate(manager, "fence")
     assert manager.end(number) == (0 if number is signal.SIGTERM else -9)
+    offset = len(manager.logged())
     manager.start().until_phase("fenced")
     assert manager.postgres_processes() == []
+    assert "the instance is fenced" in manager.logged()[offset:]
 
     assert operate(manager, "unfence")["state"] == "succeeded"
     assert manager.query("SELECT answer FROM kept") == [(42,)]

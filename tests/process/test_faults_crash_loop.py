@@ -71,6 +71,10 @@ def test_a_crash_loop_ends_in_failed_after_the_restarts_that_are_allowed(
     failure = manager.until_phase("failed")["failure"]
     assert (failure["code"], failure["exit_code"]) == ("crash-loop", CRASH_LOOP)
     assert len(killed) <= MAXIMUM + 1
+    _, events = manager.ask("GET", "/v1/events")
+    ends = [event for event in events["items"] if event["reason"] == "PostgresEnded"]
+    assert len(ends) == len(killed)
+    assert {event["details"]["cause"] for event in ends} == {"signal"}
     assert manager.probe("livez")[0] == 200
     assert manager.end() == CRASH_LOOP
 
