@@ -20,13 +20,20 @@ class ServerFacts(NamedTuple):
     """The server that the volumes must fit.
 
     *machine* is named as ``uname -m`` does. *libraries* are the file names in the server's own
-    library directory, ``$libdir``; None where they are not known.
+    library directory, ``$libdir``, and *extensions* the names of the control files in its
+    ``$system`` directory; None where they are not known. *number* is ``server_version_num``, 0
+    where only the major is known. *program* and *library_directory* are absolute paths, empty
+    where they are not known.
     """
 
     major: int
     machine: str
     abi: str = "PostgreSQL"
     libraries: frozenset[str] | None = None
+    extensions: frozenset[str] | None = None
+    number: int = 0
+    program: str = ""
+    library_directory: str = ""
 
 
 class LibraryFacts(NamedTuple):

@@ -33,9 +33,14 @@ class Code(StrEnum):
     CONTROL_SYNTAX = "EXT012"
     NO_DEFAULT_SCRIPT = "EXT013"
     SCRIPT_DIRECTORY = "EXT014"
+    REQUIRES = "EXT015"
     DUPLICATE = "EXT016"
+    SHADOWED = "EXT017"
     TRUSTED = "EXT018"
+    LOAD_LIBDIR = "EXT019"
+    NESTED_LIBDIR = "EXT020"
     MODULE_MISSING = "EXT021"
+    MODULE_ELSEWHERE = "EXT022"
     SUFFIXLESS = "EXT023"
     METADATA = "EXT024"
     LIMIT = "EXT025"
@@ -47,10 +52,31 @@ class Code(StrEnum):
     POSTGRES_MAJOR = "EXT033"
     ABI = "EXT034"
     MAGIC_UNKNOWN = "EXT035"
+    MISSING_LIBRARY = "EXT040"
+    SYMBOL_VERSION = "EXT041"
+    UNDEFINED_SYMBOL = "EXT042"
+    SHADOWS_SERVER = "EXT043"
+    LIBRARY_CONFLICT = "EXT044"
     BAD_LIBRARY = "EXT045"
+    NO_MODULES = "EXT046"
+    UNUSED_MISSING_LIBRARY = "EXT047"
+    BREAKS_SERVER = "EXT048"
     PRELOAD_NEEDED = "EXT050"
+    PRELOAD_MISSING = "EXT051"
+    PRELOAD_LIBDIR = "EXT052"
+    PRELOAD_ORDER = "EXT053"
+    OUTPUT_PLUGIN = "EXT054"
+    LOCAL_PRELOAD = "EXT055"
+    JIT = "EXT056"
     PARAMETER_REFUSED = "EXT057"
     ENVIRONMENT = "EXT060"
+    DATA_MISSING = "EXT061"
+    VANISHED = "EXT070"
+    UPDATE_AVAILABLE = "EXT071"
+    NO_UPDATE_PATH = "EXT072"
+    REHEARSAL = "EXT080"
+    LOADER_DISAGREES = "EXT081"
+    LIBRARY_REPLACED = "EXT082"
 
 
 class Rule(NamedTuple):
@@ -126,7 +152,7 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "correct the control file in the extension image",
         ),
         Code.NO_DEFAULT_SCRIPT: Rule(
-            _ERROR,
+            _WARNING,
             "the extension can't be created",
             "add the installation script, or correct default_version in the control file",
         ),
@@ -135,20 +161,45 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "the script directory is missing",
             "correct `directory` in the control file, or add the directory",
         ),
+        Code.REQUIRES: Rule(
+            _WARNING,
+            "an extension that this one requires is missing",
+            "mount the volume that holds it",
+        ),
         Code.DUPLICATE: Rule(
             _WARNING,
             "two volumes offer one extension",
             "order the volumes in extensions.volumes, or remove one",
+        ),
+        Code.SHADOWED: Rule(
+            _WARNING,
+            "the server's own copy of the extension hides this one",
+            "remove the volume, or use a server without that extension",
         ),
         Code.TRUSTED: Rule(
             _INFO,
             "the extension is trusted",
             "grant CREATE on databases only to roles that may install it",
         ),
+        Code.LOAD_LIBDIR: Rule(
+            _WARNING,
+            "a script loads a library from the server's own directory",
+            "write LOAD 'name' without $libdir in the script; the update fails until then",
+        ),
+        Code.NESTED_LIBDIR: Rule(
+            _WARNING,
+            "a library is asked for in a directory below the server's own",
+            "put the library into lib itself and name it without a directory",
+        ),
         Code.MODULE_MISSING: Rule(
             _ERROR,
             "the extension's library is missing",
             "add the library to lib in the extension image, or mount the volume that holds it",
+        ),
+        Code.MODULE_ELSEWHERE: Rule(
+            _WARNING,
+            "the library of an extension comes from another volume",
+            "order the volumes in extensions.volumes, or rename one of the libraries",
         ),
         Code.SUFFIXLESS: Rule(
             _WARNING,
@@ -202,12 +253,85 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "a module's magic block can't be read",
             "the server itself checks the module when it loads it",
         ),
+        Code.MISSING_LIBRARY: Rule(
+            _ERROR,
+            "a library that a module needs is missing",
+            "add the library to system in the extension image, or mount the volume that holds it",
+        ),
+        Code.SYMBOL_VERSION: Rule(
+            _ERROR,
+            "a library is too old for what needs it",
+            "use the extension image for the distribution of the server's image",
+        ),
+        Code.UNDEFINED_SYMBOL: Rule(
+            _ERROR,
+            "a symbol that a module needs is nowhere",
+            "use the extension image that was built for this server, or add the library that "
+            "has the symbol",
+        ),
+        Code.SHADOWS_SERVER: Rule(
+            _WARNING,
+            "a library takes the place of one of the server's own",
+            "take the library out of the extension image: the server's image has it",
+        ),
+        Code.LIBRARY_CONFLICT: Rule(
+            _WARNING,
+            "two volumes bring different libraries of one name",
+            "build both images against the same libraries, or mount one of them only",
+        ),
         Code.BAD_LIBRARY: Rule(_ERROR, "a third-party library can't be loaded", _REBUILD),
+        Code.NO_MODULES: Rule(
+            _INFO,
+            "a directory of modules holds only other libraries",
+            "list the directory in ld_library_path instead of dynamic_library_path",
+        ),
+        Code.UNUSED_MISSING_LIBRARY: Rule(
+            _WARNING,
+            "a library that nothing asked for so far needs is missing",
+            "add the library to system in the extension image, or remove the file that needs it",
+        ),
+        Code.BREAKS_SERVER: Rule(
+            _ERROR,
+            "the server could not start with a library of the volume",
+            "take the library out of the extension image: the server's image has it",
+        ),
         Code.PRELOAD_NEEDED: Rule(
             _WARNING,
             "a library wants to be loaded at the start",
             "list the volume in extensions.volumes, or the library in"
             " postgres.shared_preload_libraries",
+        ),
+        Code.PRELOAD_MISSING: Rule(
+            _ERROR,
+            "a library that is to be loaded at the start is missing",
+            "mount the volume that holds it, or take it out of postgres.shared_preload_libraries",
+        ),
+        Code.PRELOAD_LIBDIR: Rule(
+            _WARNING,
+            "a library that is to be loaded at the start is named with $libdir",
+            "write the bare name in postgres.shared_preload_libraries",
+        ),
+        Code.PRELOAD_ORDER: Rule(
+            _ERROR,
+            "libraries are loaded in an order in which they can't work",
+            "change the order in postgres.shared_preload_libraries",
+        ),
+        Code.OUTPUT_PLUGIN: Rule(
+            _WARNING,
+            "the server does not trust an output plugin",
+            "add the library to output_plugin_libraries in postgres.parameters if all users "
+            "with REPLICATION may use it",
+        ),
+        Code.LOCAL_PRELOAD: Rule(
+            _ERROR,
+            "each session would fail to load a library",
+            "take it out of local_preload_libraries in postgres.parameters; "
+            "session_preload_libraries finds libraries in volumes",
+        ),
+        Code.JIT: Rule(
+            _WARNING,
+            "just-in-time compilation can't come from a volume",
+            "install it in the server's image, and remove it from the volume",
         ),
         Code.PARAMETER_REFUSED: Rule(
             _WARNING,
@@ -218,6 +342,41 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             _ERROR,
             "the volume's environment can't be set",
             "change the variable in extensions.volumes or in the volume's metadata",
+        ),
+        Code.DATA_MISSING: Rule(
+            _WARNING,
+            "data or programs that a library needs at run time are missing",
+            "add them to the extension image, or set the variable that names their place",
+        ),
+        Code.VANISHED: Rule(
+            _ERROR,
+            "a database uses what no volume provides",
+            "mount the volume again; or start with --ignore-inventory and drop what used it",
+        ),
+        Code.UPDATE_AVAILABLE: Rule(
+            _INFO,
+            "a newer version of an installed extension is there",
+            "rehearse the update, then run ALTER EXTENSION … UPDATE",
+        ),
+        Code.NO_UPDATE_PATH: Rule(
+            _WARNING,
+            "an installed version can't be updated to the one that is there",
+            "mount an image whose scripts lead there from the installed version",
+        ),
+        Code.REHEARSAL: Rule(
+            _ERROR,
+            "a trial of the start failed",
+            "mend what the server says",
+        ),
+        Code.LOADER_DISAGREES: Rule(
+            _WARNING,
+            "the dynamic loader and its emulation disagree",
+            "report it, with the volume: the loader's word counts",
+        ),
+        Code.LIBRARY_REPLACED: Rule(
+            _WARNING,
+            "a library was replaced while the server runs",
+            "restart postgres: old and new sessions run different code until then",
         ),
     }
 )

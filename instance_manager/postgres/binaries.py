@@ -13,11 +13,20 @@ from instance_manager.errors import Problem, SettingsError, StartError
 from instance_manager.extensions.facts import ServerFacts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from instance_manager.supervision.children import Children
 
 _DISTRIBUTION_ROOT: Final = Path("/usr/lib/postgresql")
 _VERSION: Final = re.compile(r"\(PostgreSQL\) ((\d+)(?:\.(\d+))?\S*)")
 _VERSION_DEADLINE_SECONDS: Final = 30.0
+_LIBRARY_PLACES: Final = ("../lib", "../lib/postgresql", "../lib64/postgresql", "../lib64")
+_EXTENSION_PLACES: Final = (
+    "../share/extension",
+    "../share/postgresql/extension",
+    # Debian's: /usr/lib/postgresql/18/bin and /usr/share/postgresql/18.
+    "../../../../share/postgresql/{major}/extension",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +122,46 @@ def _of_embedded_package() -> list[Path]:
 
 def server_facts(binaries: Binaries, version: Version) -> ServerFacts:
     """Return what the volumes must fit: this server, on this machine."""
+    libraries = _beside(binaries.directory, _LIBRARY_PLACES, "plpgsql.so")
+    places = (place.format(major=version.major) for place in _EXTENSION_PLACES)
+    extensions = _beside(binaries.directory, places, "plpgsql.control")
     return ServerFacts(
         major=version.major,
         machine=os.uname().machine,
-        libraries=_library_names(binaries.directory),
+        libraries=_names(libraries),
+        extensions=_control_names(extensions),
+        number=version.number,
+        program=str(binaries.postgres),
+        library_directory=str(libraries or ""),
     )
 
 
-def _library_names(directory: Path) -> frozenset[str] | None:
-    """Return what the server's own library directory holds; None where it can't be told.
+def _beside(directory: Path, places: Iterable[str], known: str) -> Path | None:
+    """Return the server's own directory of a kind; None where it can't be told.
 
-    The directory lies beside the programs, since the server finds it relative to itself; plpgsql,
-    which every server has, tells which one it is.
+    It lies beside the programs, since the server finds it relative to itself
+    (``make_relative_path``, path.c); what every server has in it tells which one it is.
     """
-    for place in ("../lib", "../lib/postgresql", "../lib64/postgresql", "../lib64"):
+    for place in places:
         candidate = directory / place
-        if (candidate / "plpgsql.so").exists():
-            return frozenset(entry.name for entry in candidate.iterdir())
+        if (candidate / known).exists():
+            return Path(os.path.realpath(candidate))
     return None
+
+
+def _names(directory: Path | None) -> frozenset[str] | None:
+    return None if directory is None else frozenset(entry.name for entry in directory.iterdir())
+
+
+def _control_names(directory: Path | None) -> frozenset[str] | None:
+    names = _names(directory)
+    if names is None:
+        return None
+    return frozenset(
+        name.removesuffix(".control")
+        for name in names
+        if name.endswith(".control") and "--" not in name
+    )
 
 
 def parse_version(text: str) -> Version:

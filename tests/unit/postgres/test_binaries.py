@@ -171,3 +171,25 @@ def test_libraries_that_can_not_be_found_are_unknown_not_absent(tmp_path: Path) 
     directory = programs(tmp_path / "bin", "postgres")
 
     assert binaries.server_facts(Binaries(directory), Version("18.6", 18, 6)).libraries is None
+
+
+@pytest.mark.parametrize(
+    ("programs_in", "place"),
+    [
+        ("pg/bin", "pg/share/extension"),
+        ("usr/bin", "usr/share/postgresql/extension"),
+        ("usr/lib/postgresql/18/bin", "usr/share/postgresql/18/extension"),
+    ],
+)
+def test_the_extensions_of_a_server_are_its_control_files(
+    tmp_path: Path, programs_in: str, place: str
+) -> None:
+    """Control files of single versions and scripts are no extensions of their own."""
+    directory, extensions = programs(tmp_path / programs_in, "postgres"), tmp_path / place
+    extensions.mkdir(parents=True)
+    for name in ("plpgsql.control", "hstore.control", "hstore--1.8.control", "hstore--1.8.sql"):
+        (extensions / name).write_text("")
+
+    facts = binaries.server_facts(Binaries(directory), Version("18.6", 18, 6))
+
+    assert facts.extensions == frozenset({"plpgsql", "hstore"})
