@@ -21,9 +21,8 @@ from instance_manager.errors import (
     SettingsError,
 )
 from instance_manager.extensions import preflight
-from instance_manager.extensions.hashing import with_content_hashes
 from instance_manager.extensions.models import Severity
-from instance_manager.extensions.scan import examine
+from instance_manager.extensions.scan import complete, examine
 from instance_manager.fence import Fence
 from instance_manager.log import get_logger
 from instance_manager.postgres import (
@@ -115,7 +114,7 @@ class Startup:
         self.fence = Fence(self.files, surroundings.name, self._files_turn, self.has_own_lock)
         self._has_run = False
         self._had_cluster = False
-        self._told: tuple[Finding, ...] = ()
+        self._told: dict[str, tuple[Finding, ...]] = {}
         self.oom_kills_before: int | None = None
         """The kernel's count when the postmaster was spawned; None where it can't be read."""
 
@@ -195,26 +194,32 @@ class Startup:
         with self._timed("preflight"):
             self.examination = await in_thread("preflight", self._examine)
         report = self.examination.report
-        findings = report.all_findings()
-        if findings != self._told:
-            # Once: a server that restarts again and again would say it again and again.
-            self._told = findings
-            for finding in findings:
-                _tell(finding)
+        self._tell_once("volumes", report.all_findings())
         server = self._server_facts()
         refused = preflight.refusal(report, self.settings, server.libraries)
         if refused is not None:
             raise refused
 
     async def hash_contents(self) -> None:
-        """Complete the report by the hashes of the volumes' contents, in a thread."""
+        """Complete the report by what takes long: hashes, and what the scripts hold."""
         examination = self.examination
         if examination is None or all(one.content_sha256 for one in examination.report.volumes):
             return
-        report = await in_thread("hash volumes", with_content_hashes, examination.report)
+        completed = await in_thread("hash volumes", complete, examination, self._server_facts())
         # Somebody may have looked again meanwhile: what they saw is newer.
         if self.examination is examination:
-            self.examination = examination._replace(report=report)
+            self.examination = completed
+            before = examination.report.all_findings()
+            later = tuple(one for one in completed.report.all_findings() if one not in before)
+            self._tell_once("contents", later)
+
+    def _tell_once(self, part: str, findings: tuple[Finding, ...]) -> None:
+        """Log the findings of a part of the look, unless the last one had the same."""
+        if findings != self._told.get(part, ()):
+            # A server that restarts again and again would say it again and again.
+            self._told[part] = findings
+            for finding in findings:
+                _tell(finding)
 
     async def reread_settings(self) -> Settings:
         """Read the settings again and return them; what needs a new start stays as it is.

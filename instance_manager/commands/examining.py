@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from instance_manager.errors import DataDirectoryError
 from instance_manager.extensions import scan
-from instance_manager.extensions.hashing import with_content_hashes
 from instance_manager.postgres import before_start, binaries, data_directory, lost, process
 from instance_manager.supervision.children import Children
 
@@ -37,9 +36,9 @@ class Examined:
 
 
 def examine(
-    settings: Settings, extensions_root: str | None = None, *, hash_contents: bool = False
+    settings: Settings, extensions_root: str | None = None, *, read_contents: bool = False
 ) -> Examined:
-    """Look at the volumes and the data directory.
+    """Look at the volumes and the data directory; every byte of the volumes is read if wished.
 
     Raises:
         SettingsError: there is no server to look for.
@@ -50,16 +49,17 @@ def examine(
     )
     tools = process.tool_environment(os.environ)
     version = asyncio.run(_read_version(server, tools))
+    facts = binaries.server_facts(server, version)
     examination = scan.examine(
         settings,
-        binaries.server_facts(server, version),
+        facts,
         base_path=tools["PATH"],
         base_ld_library_path=os.environ.get("LD_LIBRARY_PATH", ""),
         root=Path(extensions_root) if extensions_root else None,
         clock=time.monotonic,
     )
-    if hash_contents:
-        examination = examination._replace(report=with_content_hashes(examination.report))
+    if read_contents:
+        examination = scan.complete(examination, facts)
     directory = data_directory.resolve(settings.postgres.data_directory)
     problem = _problem_of(directory, version, settings.postgres.wal_directory)
     return Examined(examination, version, problem)

@@ -12,7 +12,7 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from instance_manager.extensions import environment
+from instance_manager.extensions import environment, preload_order, run_time_data
 from instance_manager.extensions.facts import join
 from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.models import Composed
@@ -66,6 +66,7 @@ def compose(
     listed = {volume.name: volume for volume in settings.extensions.volumes}
     user_preload = [bare_name(name) for name in settings.postgres.shared_preload_libraries]
     wanted = [each.metadata.shared_preload_libraries for each in volumes if each.name in listed]
+    preload = preload_order.merge(user_preload, wanted, preload_order.constraints(volumes))
     control_path = join_search_path(
         ["$system"], _control_paths(volumes), split_search_path(own.get("extension_control_path"))
     )
@@ -76,7 +77,7 @@ def compose(
             _library_paths(volumes),
             split_search_path(own.get("dynamic_library_path")),
         ),
-        shared_preload_libraries=",".join(map(_quote, merge_preload(user_preload, wanted))),
+        shared_preload_libraries=",".join(map(_quote, preload)),
         ld_library_path=join_search_path(
             split_search_path(base.ld_library_path), _loader_paths(volumes)
         ),
@@ -90,10 +91,7 @@ def compose(
         },
     )
     parameters, refused = _parameters(volumes, own)
-    needed = _needed_preload(
-        (each for each in volumes if each.name not in listed), frozenset(user_preload)
-    )
-    return Composition(composed, MappingProxyType(parameters), (*needed, *refused))
+    return Composition(composed, MappingProxyType(parameters), tuple(refused))
 
 
 def _absolute(volume: VolumeFacts, directories: Iterable[str]) -> Iterator[str]:
@@ -141,7 +139,7 @@ def _needed_files(volumes: Iterable[VolumeFacts]) -> set[str]:
         for library in volume.libraries:
             needs.setdefault(library.name, set()).update(library.needed)
             if library.is_module:
-                frontier += library.needed
+                frontier += (*library.needed, *run_time_data.opened_by(library.name))
     reached: set[str] = set()
     while frontier:
         name = frontier.pop()
@@ -151,45 +149,8 @@ def _needed_files(volumes: Iterable[VolumeFacts]) -> set[str]:
     return reached
 
 
-def merge_preload(first: Iterable[str], others: Iterable[Sequence[str]]) -> list[str]:
-    """Return the libraries to load: *first* in its order, then the others in theirs.
-
-    Each of *others* says an order that its volume needs, so a name that stands later in one of
-    them is not placed before the names that precede it there, if that is possible at all.
-    """
-    placed = list(dict.fromkeys(name for name in first if name))
-    others = list(others)
-    remaining = [name for names in others for name in dict.fromkeys(names)]
-    remaining = [name for name in dict.fromkeys(remaining) if name not in placed]
-
-    def must_wait(name: str) -> bool:
-        return any(
-            name in names and any(each in remaining for each in names[: names.index(name)])
-            for names in others
-        )
-
-    while remaining:
-        following = next((name for name in remaining if not must_wait(name)), remaining[0])
-        remaining.remove(following)
-        placed.append(following)
-    return placed
-
-
 def _quote(library: str) -> str:
     return library if re.fullmatch(_PLAIN, library) else '"' + library.replace('"', '""') + '"'
-
-
-def _needed_preload(
-    volumes: Iterable[VolumeFacts], preloaded: frozenset[str]
-) -> Iterator[Finding]:
-    for volume in volumes:
-        for name in volume.metadata.shared_preload_libraries:
-            if name not in preloaded:
-                message = (
-                    f'library "{name}" of volume "{volume.name}" says it must be in'
-                    " shared_preload_libraries, but it is not listed"
-                )
-                yield finding(Code.PRELOAD_NEEDED, name, message)
 
 
 def _parameters(

@@ -77,6 +77,11 @@ class ControlFile(NamedTuple):
         name = self.module_pathname.removeprefix("$libdir/")
         return None if "/" in name else name
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether the library is asked for below the server's own directory alone."""
+        return (self.module_pathname or "").startswith("$libdir/") and self.module is None
+
 
 class _Setting(NamedTuple):
     line: int

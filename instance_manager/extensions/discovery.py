@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.extensions import control, metadata
+from instance_manager.extensions import control, metadata, signals
 from instance_manager.extensions.elf import ElfError, SharedObject, read_header
 from instance_manager.extensions.facts import (
     ControlFacts,
@@ -237,6 +237,7 @@ def _control(reader: VolumeReader, path: str, name: str, parsed: ControlFile) ->
         script_directory=display(scripts_in),
         versions=None if names is None else control.installable_versions(extension, own),
         secondary=tuple(_secondary(reader, scripts_in, own)),
+        scripts=tuple(each for each in own if each.endswith(".sql")),
     )
 
 
@@ -290,6 +291,11 @@ def inspect(image: Image, *, wants_magic: bool) -> LibraryFacts:
             facts = facts._replace(
                 needed=library.needed, magic=read_magic(library) if wants_magic else None
             )
+            if facts.is_module:
+                facts = facts._replace(
+                    entry_points=signals.entry_points(library),
+                    speaks_of_preloading=signals.speaks_of_preloading(library),
+                )
     except ElfError as error:
         return facts._replace(problem=str(error))
     return facts

@@ -41,6 +41,8 @@ class LibraryFacts(NamedTuple):
 
     *bits*, *little_endian* and *machine* are known wherever there is an ELF header, the rest only
     for 64-bit little-endian shared objects. *magic* is ``None`` where it was not looked for.
+    *entry_points* are those of ``signals`` that a module exports; *speaks_of_preloading* says that
+    its text names ``shared_preload_libraries``.
     """
 
     directory: str
@@ -51,6 +53,8 @@ class LibraryFacts(NamedTuple):
     machine: str | None = None
     needed: tuple[str, ...] = ()
     magic: Magic | None = None
+    entry_points: frozenset[str] = frozenset()
+    speaks_of_preloading: bool = False
 
     @property
     def path(self) -> str:
@@ -67,7 +71,8 @@ class ControlFacts(NamedTuple):
     """A control file; *directory* is the element of the path under which it lies.
 
     *versions* are those that its scripts can install; None where their directory is missing.
-    *secondary* holds the control files of single versions, by path.
+    *secondary* holds the control files of single versions, by path. *scripts* are the names of
+    its scripts, in *script_directory*.
     """
 
     directory: str
@@ -77,6 +82,7 @@ class ControlFacts(NamedTuple):
     script_directory: str
     versions: tuple[str, ...] | None
     secondary: tuple[tuple[str, ControlFile], ...] = ()
+    scripts: tuple[str, ...] = ()
 
 
 class PathLists(NamedTuple):

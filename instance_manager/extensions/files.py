@@ -85,6 +85,14 @@ def _check_regular(status: os.stat_result) -> None:
         raise OSError("it is not a regular file")
 
 
+def is_there(path: str) -> bool:
+    """Say whether there is something at *path* that is no directory, and can be asked for."""
+    try:
+        return not stat.S_ISDIR(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def mount_points() -> frozenset[str]:
     """Return the absolute paths on which something is mounted; empty where /proc is not there."""
     try:

@@ -298,13 +298,13 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
         Code.PRELOAD_NEEDED: Rule(
             _WARNING,
             "a library wants to be loaded at the start",
-            "list the volume in extensions.volumes, or the library in"
-            " postgres.shared_preload_libraries",
+            "list the library in postgres.shared_preload_libraries, or, where metadata asks for"
+            " it, the volume in extensions.volumes",
         ),
         Code.PRELOAD_MISSING: Rule(
             _ERROR,
             "a library that is to be loaded at the start is missing",
-            "mount the volume that holds it, or take it out of postgres.shared_preload_libraries",
+            "mount the volume that holds it, or take it out of the list that names it",
         ),
         Code.PRELOAD_LIBDIR: Rule(
             _WARNING,
@@ -380,6 +380,22 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
         ),
     }
 )
+
+REFUSING: Final = frozenset(
+    {
+        Code.REQUIRED_ABSENT,
+        Code.PRELOAD_MISSING,
+        Code.PRELOAD_ORDER,
+        Code.LOCAL_PRELOAD,
+        Code.VANISHED,
+        Code.REHEARSAL,
+    }
+)
+"""The findings of the whole set that forbid the start under every policy.
+
+The server, or every session of it, would fail on something that no quarantine takes away.
+``VANISHED`` does so only with ``extensions.inventory: enforce``.
+"""
 
 
 def finding(code: Code, subject: str, message: str) -> Finding:

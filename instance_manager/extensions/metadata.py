@@ -21,12 +21,18 @@ _MAXIMUM_ITEMS: Final = 64
 _MAXIMUM_TEXT: Final = 4096
 
 _MODULE: Final = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+_MAXIMUM_SHOWN: Final = 200
+_PROVENANCE: Final = ("name", "version", "source", "revision", "created", "base")
 
 _Value = TypeVar("_Value")
 
 
 class Metadata(NamedTuple):
-    """The fields that are used; ``None`` for a list of paths means *not given*."""
+    """The fields that are used; ``None`` for a list of paths means *not given*.
+
+    *requires* are names of extensions. *preload_after* says which libraries must stand before one
+    of the volume's own in ``shared_preload_libraries``. *provenance* is shown and means nothing.
+    """
 
     extension_control_path: tuple[str, ...] | None = None
     dynamic_library_path: tuple[str, ...] | None = None
@@ -35,6 +41,9 @@ class Metadata(NamedTuple):
     env: tuple[tuple[str, str], ...] = ()
     shared_preload_libraries: tuple[str, ...] = ()
     postgresql_parameters: tuple[tuple[str, str], ...] = ()
+    requires: tuple[str, ...] = ()
+    preload_after: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    provenance: tuple[tuple[str, str], ...] = ()
 
 
 class ParsedMetadata(NamedTuple):
@@ -63,6 +72,9 @@ def parse(content: bytes) -> ParsedMetadata:
         env=reader.read("env", _variables, ()),
         shared_preload_libraries=reader.read("shared_preload_libraries", _modules, ()),
         postgresql_parameters=reader.read("postgresql_parameters", _parameters, ()),
+        requires=reader.read("requires", _texts, ()),
+        preload_after=reader.read("preload_after", _orders, ()),
+        provenance=reader.provenance(),
     )
     return ParsedMetadata(metadata, tuple(reader.problems))
 
@@ -84,6 +96,15 @@ class _Reader:
         except (TypeError, ValueError) as error:
             self.problems.append(f"{key}: {error}")
             return default
+
+    def provenance(self) -> tuple[tuple[str, str], ...]:
+        """Return what is said of the build, as far as it is short text: the rest is not ours."""
+        values = ((key, self._document.get(key)) for key in _PROVENANCE)
+        return tuple(
+            (key, value)
+            for key, value in values
+            if isinstance(value, str) and 0 < len(value) <= _MAXIMUM_SHOWN and value.isprintable()
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -131,13 +152,25 @@ def _variable(value: object) -> tuple[str, str]:
     return _text(variable.get("name")), _text(variable.get("value"))
 
 
-def _parameters(value: object) -> tuple[tuple[str, str], ...]:
+def _map(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise TypeError("must be an object")
-    parameters = cast("dict[str, object]", value)
-    if len(parameters) > _MAXIMUM_ITEMS:
-        raise ValueError(f"has {len(parameters)} items, at most {_MAXIMUM_ITEMS} are read")
-    return tuple((_text(name), _parameter(setting)) for name, setting in parameters.items())
+    items = cast("dict[str, object]", value)
+    if len(items) > _MAXIMUM_ITEMS:
+        raise ValueError(f"has {len(items)} items, at most {_MAXIMUM_ITEMS} are read")
+    return items
+
+
+def _orders(value: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    orders = _map(value)
+    names = _modules(list(orders))
+    return tuple(
+        (name, _modules(others)) for name, others in zip(names, orders.values(), strict=True)
+    )
+
+
+def _parameters(value: object) -> tuple[tuple[str, str], ...]:
+    return tuple((_text(name), _parameter(setting)) for name, setting in _map(value).items())
 
 
 def _parameter(value: object) -> str:

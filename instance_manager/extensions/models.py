@@ -28,7 +28,7 @@ class State(StrEnum):
 
 
 class Preload(StrEnum):
-    """Whether a library must be loaded when the server starts, by its volume's metadata."""
+    """Whether a library must be loaded when the server starts: metadata says so, or itself."""
 
     NO = "no"
     SERVER = "server"
@@ -86,7 +86,8 @@ class Library(_Frozen):
 class Volume(_Frozen):
     """A directory under the root.
 
-    ``content_sha256`` is ``None`` until a background thread has computed it.
+    ``content_sha256`` is ``None`` until a background thread has computed it. ``provenance`` is
+    what the metadata says of the build.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Volume(_Frozen):
     extensions: tuple[Extension, ...]
     libraries: tuple[Library, ...]
     findings: tuple[Finding, ...]
+    provenance: dict[str, str] = {}
 
 
 class Composed(_Frozen):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from instance_manager.errors import PreflightError
-from instance_manager.extensions import environment
-from instance_manager.extensions.findings import Code, finding
+from instance_manager.extensions import advice, environment, preloading
+from instance_manager.extensions.findings import REFUSING, Code, finding
 from instance_manager.extensions.models import (
     Extension,
     Library,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ServerFacts,
         VolumeFacts,
     )
+    from instance_manager.extensions.library_search import IsThere
     from instance_manager.extensions.models import ExtensionsReport, Finding
     from instance_manager.settings.models import Settings, VolumeSettings
 
@@ -45,8 +46,16 @@ class Verdict(NamedTuple):
     accepted: tuple[VolumeFacts, ...]
 
 
-def judge(root: RootFacts, server: ServerFacts, settings: Settings) -> Verdict:
-    """Return the state and the findings of every volume, in precedence order."""
+def judge(
+    root: RootFacts,
+    server: ServerFacts,
+    settings: Settings,
+    is_there: IsThere = lambda _: False,
+) -> Verdict:
+    """Return the state and the findings of every volume, in precedence order.
+
+    *is_there* says whether there is a file at an absolute path, outside of the volumes too.
+    """
     listed = {volume.name: volume for volume in settings.extensions.volumes}
     preloaded = frozenset(map(bare_name, settings.postgres.shared_preload_libraries))
     findings = {
@@ -59,6 +68,9 @@ def judge(root: RootFacts, server: ServerFacts, settings: Settings) -> Verdict:
         # A volume that a conflict took away may have held what another one needs.
         _note_missing_modules(root.volumes, server, findings)
     accepted = _accepted(root.volumes, findings)
+    if server.major >= FIRST_MAJOR:
+        for name, found in advice.judge(root.volumes, accepted, server, settings, is_there):
+            findings[name].append(found)
     return Verdict(
         volumes=tuple(_describe(volume, findings[volume.name]) for volume in root.volumes),
         findings=(
@@ -142,7 +154,7 @@ def _note_conflicts(
 
 def _describe(volume: VolumeFacts, findings: Sequence[Finding]) -> Volume:
     state = State.EMPTY if is_empty(volume) else State.READY
-    preloaded = frozenset(volume.metadata.shared_preload_libraries)
+    preloaded = frozenset(preloading.wanting(volume))
     return Volume(
         name=volume.name,
         path=display(volume.path),
@@ -152,6 +164,7 @@ def _describe(volume: VolumeFacts, findings: Sequence[Finding]) -> Volume:
         extensions=tuple(map(_describe_extension, volume.controls)),
         libraries=tuple(_describe_library(each, preloaded) for each in volume.libraries),
         findings=tuple(findings),
+        provenance=dict(volume.metadata.provenance),
     )
 
 
@@ -214,7 +227,9 @@ def refusal(
     if settings.extensions.policy == "refuse":
         reasons.update(_errors(report))
     reasons.update(_required(report, settings))
-    reasons.update(_preloaded(report, settings, base_libraries or ()))
+    held = dict(_preloaded(report, settings, base_libraries or ()))
+    reasons.update(held.values())
+    reasons.update(_refusing(report, settings, held))
     if not reasons:
         return None
     return PreflightError(
@@ -252,7 +267,8 @@ def _required(report: ExtensionsReport, settings: Settings) -> Iterator[tuple[st
 
 def _preloaded(
     report: ExtensionsReport, settings: Settings, base_libraries: Collection[str]
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the libraries that only a quarantined volume holds, each with reason and hint."""
     for entry in settings.postgres.shared_preload_libraries:
         name = bare_name(entry)
         holders = [volume for volume in report.volumes if _holds(volume, name)]
@@ -262,7 +278,21 @@ def _preloaded(
             why, hint = _reason(holders[0])
             reason = f'shared_preload_libraries names "{name}", which only the quarantined volume'
             reason += f' "{holders[0].name}" holds: {why}'
-            yield reason, f'{hint}, or take "{name}" out of postgres.shared_preload_libraries'
+            hint += f', or take "{name}" out of postgres.shared_preload_libraries'
+            yield name, (reason, hint)
+
+
+def _refusing(
+    report: ExtensionsReport, settings: Settings, told: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the findings that forbid any start; *told* are libraries of which more is said."""
+    passed_over = {Code.REQUIRED_ABSENT}  # the volume is named already
+    if settings.extensions.inventory != "enforce":
+        passed_over.add(Code.VANISHED)
+    for each in report.findings:
+        is_told = each.code == Code.PRELOAD_MISSING and each.subject in told
+        if each.code in REFUSING - passed_over and not is_told:
+            yield f"{each.code} {each.message}", each.hint
 
 
 def _holds(volume: Volume, name: str) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from instance_manager.extensions import preloading
 from instance_manager.extensions.composition import Base, compose
 from instance_manager.extensions.discovery import discover
+from instance_manager.extensions.files import is_there
 from instance_manager.extensions.findings import Code
 from instance_manager.extensions.models import ExtensionsReport, PendingAction
 from instance_manager.extensions.preflight import judge
@@ -19,15 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from instance_manager.extensions.facts import ServerFacts
+    from instance_manager.extensions.facts import ServerFacts, VolumeFacts
     from instance_manager.settings.models import Settings
 
 
 class Examination(NamedTuple):
-    """The report, and the parameters that the metadata of volumes asks for."""
+    """The report, and the parameters that the metadata of volumes asks for.
+
+    *volumes* are the facts that the report is made of.
+    """
 
     report: ExtensionsReport
     parameters: Mapping[str, str]
+    volumes: tuple[VolumeFacts, ...] = ()
 
 
 def examine(
@@ -51,17 +57,33 @@ def examine(
     """
     begun = clock()
     place = (root or settings.extensions.root).absolute()
-    verdict = judge(discover(place, settings.extensions.volumes), server, settings)
+    found = discover(place, settings.extensions.volumes)
+    verdict = judge(found, server, settings, is_there)
     base = Base(base_path, base_ld_library_path)
     composition = compose(verdict.accepted, settings, server, base)
+    loaded = preloading.judge(verdict.accepted, composition.composed, settings, server, is_there)
     absent = {Code.ABSENT.value, Code.REQUIRED_ABSENT.value}
     is_absent = any(each.code in absent for each in verdict.findings)
     report = ExtensionsReport(
         root=str(place),
         scan_seconds=clock() - begun,
         volumes=verdict.volumes,
-        findings=(*verdict.findings, *composition.findings),
+        findings=(*verdict.findings, *composition.findings, *loaded),
         composed=composition.composed,
         pending_action=PendingAction.REMOUNT if is_absent else PendingAction.NONE,
     )
-    return Examination(report, composition.parameters)
+    return Examination(report, composition.parameters, found.volumes)
+
+
+def complete(examination: Examination, server: ServerFacts) -> Examination:
+    """Return what takes long in addition: findings in scripts, and the hashes of the contents.
+
+    It reads every byte of every volume, so it is for when there is time.
+    """
+    from instance_manager.extensions.hashing import with_content_hashes
+    from instance_manager.extensions.scripts import with_script_findings
+
+    report = with_script_findings(
+        examination.report, examination.volumes, server.libraries or frozenset()
+    )
+    return examination._replace(report=with_content_hashes(report))

@@ -95,6 +95,10 @@ def _judge_control(facts: ControlFacts) -> Iterator[Finding]:
     elif not facts.versions:
         message = f'extension "{name}": no installation script'
         yield finding(Code.NO_DEFAULT_SCRIPT, facts.path, message)
+    if facts.control.is_nested:
+        message = f'extension "{name}": module_pathname is "{facts.control.module_pathname}";'
+        message += " a nested $libdir path is never searched in volumes"
+        yield finding(Code.NESTED_LIBDIR, facts.path, message)
     if facts.control.trusted:
         message = f'extension "{name}" is trusted: non-superusers with CREATE may install it'
         yield finding(Code.TRUSTED, facts.path, message)

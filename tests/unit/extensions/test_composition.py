@@ -3,11 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from instance_manager.extensions.composition import Base, Composition, compose, merge_preload
+from instance_manager.extensions.composition import Base, Composition, compose
 from instance_manager.extensions.facts import LibraryFacts, PathLists, ServerFacts, VolumeFacts
 from instance_manager.extensions.magic import Magic
 from instance_manager.extensions.metadata import Metadata
@@ -224,18 +221,43 @@ def test_a_library_name_that_needs_quotes_gets_them(settings: MakeSettings) -> N
 def test_a_volume_that_is_not_listed_loads_nothing(
     volume_facts: MakeVolume, settings: MakeSettings
 ) -> None:
-    """A mount alone changes nothing: it is said, unless the user loads the library."""
+    """A mount alone changes nothing."""
     volume = volume_facts("cron", metadata=Metadata(shared_preload_libraries=("pg_cron", "x")))
 
-    composition = _compose(settings(preload=["x"]), volume)
+    assert _compose(settings(preload=["x"]), volume).composed.shared_preload_libraries == "x"
 
-    assert composition.composed.shared_preload_libraries == "x"
-    assert [f"{each.code} {each.message}" for each in composition.findings] == [
-        (
-            'EXT050 library "pg_cron" of volume "cron" says it must be in'
-            " shared_preload_libraries, but it is not listed"
-        )
+
+def test_what_metadata_asks_for_is_loaded_in_an_order_that_works(
+    volume_facts: MakeVolume, settings: MakeSettings
+) -> None:
+    """What is known, and what the volumes say of their own libraries, over several volumes."""
+    own = settings(preload=["z"], volumes=[{"name": "a"}, {"name": "b"}, {"name": "c"}])
+    volumes = [
+        volume_facts(
+            "a",
+            "a",
+            metadata=Metadata(
+                shared_preload_libraries=("a",),
+                preload_after=(("a", ("c", "nowhere")), ("z", ("c",))),
+            ),
+        ),
+        volume_facts("b", metadata=Metadata(shared_preload_libraries=("pg_stat_kcache",))),
+        volume_facts("c", metadata=Metadata(shared_preload_libraries=("pg_stat_statements", "c"))),
     ]
+
+    composed = _compose(own, *volumes).composed
+
+    assert composed.shared_preload_libraries == "z,pg_stat_statements,pg_stat_kcache,c,a"
+
+
+def test_a_library_that_a_module_opens_by_name_counts_as_needed(
+    volume_facts: MakeVolume, library_facts: MakeLibrary, settings: MakeSettings
+) -> None:
+    """Its table does not say so; without this the loader would not look where it lies."""
+    client = library_facts("system/libmysqlclient.so", magic=None)
+    volume = volume_facts("m", None, libraries=(library_facts("lib/mysql_fdw.so"), client))
+
+    assert _compose(settings(), volume).composed.ld_library_path == "/extensions/m/system"
 
 
 def test_parameters_of_the_volumes_own_extensions_are_set(
@@ -280,32 +302,3 @@ def test_the_users_parameters_win_and_then_the_first_volume(
     volumes = volume_facts("v", metadata=parameters), volume_facts("w", metadata=others)
 
     assert _compose(own, *volumes).parameters == {"sample.b": "1"}
-
-
-@pytest.mark.parametrize(
-    ("first", "others", "merged"),
-    [
-        ([], [], ""),
-        ("ab", ["bc"], "abc"),
-        ([], ["c", "abc"], "abc"),
-        ([], ["ab", "ba"], "ab"),
-        ("c", ["abc"], "cab"),
-        ([], ["bd", "ab", "ac"], "abdc"),
-        ([], ["aa"], "a"),
-    ],
-)
-def test_preload_lists_are_merged_with_their_orders(
-    first: str, others: list[str], merged: str
-) -> None:
-    """The user's order is fixed; each other list's own order is kept where it can be."""
-    assert merge_preload(first, others) == list(merged)
-
-
-@hypothesis_settings(max_examples=60, deadline=None)
-@given(st.text("abcde", max_size=4), st.lists(st.text("abcde", max_size=4), max_size=3))
-def test_a_merged_list_holds_each_library_once(first: str, others: list[str]) -> None:
-    """All that was asked for, and the user's part unchanged at the front."""
-    merged = merge_preload(first, others)
-
-    assert sorted(merged) == sorted(set(first).union(*others))
-    assert merged[: len(set(first))] == list(dict.fromkeys(first))

@@ -23,7 +23,11 @@ def test_every_field_is_read() -> None:
         "shared_preload_libraries": ["$libdir/pg_cron", "other.so"],
         "postgresql_parameters": {"cron.database_name": "app", "cron.n": 3, "cron.log": False},
         "requires": ["postgis"],
-        "provenance": {"unknown": [1, 2, {"deep": None}]},
+        "preload_after": {"pg_cron": ["$libdir/other.so"]},
+        "name": "pg_cron",
+        "source": "x" * 201,
+        "version": {"unknown": [1, 2, {"deep": None}]},
+        "revision": "a\nb",
     }
 
     metadata, problems = parse(json.dumps(document).encode())
@@ -41,6 +45,9 @@ def test_every_field_is_read() -> None:
             ("cron.n", "3"),
             ("cron.log", "off"),
         ),
+        requires=("postgis",),
+        preload_after=(("pg_cron", ("other",)),),
+        provenance=(("name", "pg_cron"),),
     )
 
 
@@ -84,6 +91,12 @@ def test_what_is_no_json_object_is_a_problem(content: bytes, problem: str) -> No
         ("shared_preload_libraries", ["$libdir/plugins/x"]),
         ("shared_preload_libraries", ["a,b"]),
         ("shared_preload_libraries", [""]),
+        ("requires", "postgis"),
+        ("requires", [None]),
+        ("preload_after", ["a"]),
+        ("preload_after", {"a": "b"}),
+        ("preload_after", {"a/b": ["c"]}),
+        ("preload_after", {"a": ["/b"]}),
         ("postgresql_parameters", ["a.b"]),
         ("postgresql_parameters", {"a.b": [1]}),
         ("postgresql_parameters", {"a.b": "x\ny"}),

@@ -6,7 +6,7 @@ import pytest
 
 from instance_manager.extensions.control import parse
 from instance_manager.extensions.facts import ControlFacts, RootFacts, ServerFacts, VolumeFacts
-from instance_manager.extensions.findings import Code, finding
+from instance_manager.extensions.findings import REFUSING, RULES, Code, finding
 from instance_manager.extensions.metadata import Metadata
 from instance_manager.extensions.models import Composed, ExtensionsReport, Library
 from instance_manager.extensions.preflight import Verdict, judge, refusal
@@ -67,7 +67,9 @@ def test_a_volume_is_described_as_the_contract_shows(
     facts = volume_facts("pgvector", "vector")
     facts = facts._replace(
         libraries=(facts.libraries[0]._replace(needed=("libm.so.6", "libc.so.6")),),
-        metadata=Metadata(shared_preload_libraries=("vector",)),
+        metadata=Metadata(
+            shared_preload_libraries=("vector",), provenance=(("version", "0.8.7"),)
+        ),
     )
 
     (volume,) = _judge(settings(), facts).volumes
@@ -99,6 +101,7 @@ def test_a_volume_is_described_as_the_contract_shows(
             }
         ],
         "findings": [],
+        "provenance": {"version": "0.8.7"},
     }
 
 
@@ -354,3 +357,53 @@ def test_a_preloaded_library_that_is_elsewhere_too_starts(
     assert refusal(_report(_judge(wanting, bad, volume_facts("ok", "vector"))), wanting) is None
     assert refusal(alone, wanting, {"vector.so"}) is None
     assert refusal(alone, wanting, {"vectors.so"}) is not None
+
+
+@pytest.mark.parametrize("code", sorted(REFUSING - {Code.REQUIRED_ABSENT}))
+def test_what_the_server_would_fail_on_forbids_the_start(
+    settings: MakeSettings, code: Code
+) -> None:
+    """Under every policy, since no quarantine takes it away."""
+    verdict = _judge(settings())
+    report = _report(verdict).model_copy(update={"findings": (finding(code, "x", "it fails"),)})
+
+    refused = refusal(report, settings())
+
+    assert refused is not None
+    assert refused.exit_code == 3
+    assert refused.message == f"cannot start postgres: {code} it fails"
+    assert refused.hint == RULES[code].hint
+
+
+def test_what_databases_need_forbids_the_start_only_if_it_is_enforced(
+    settings: MakeSettings,
+) -> None:
+    """A restored backup may need what is gone for good."""
+    told = settings(inventory="report")
+    found = finding(Code.VANISHED, "app", "it is gone")
+    report = _report(_judge(told)).model_copy(update={"findings": (found,)})
+
+    assert refusal(report, told) is None
+
+
+def test_other_errors_of_the_set_forbid_nothing(settings: MakeSettings) -> None:
+    """A root that can't be read, or too many volumes: the rest starts."""
+    found = finding(Code.LIMIT, "/extensions", "there are more")
+    report = _report(_judge(settings())).model_copy(update={"findings": (found,)})
+
+    assert refusal(report, settings()) is None
+
+
+def test_a_preloaded_library_of_a_quarantined_volume_is_told_once(
+    volume_facts: MakeVolume, settings: MakeSettings
+) -> None:
+    """Why its volume is quarantined says more than that it is missing."""
+    wanting = settings(preload=["vector"])
+    report = _report(_judge(wanting, _broken(volume_facts("bad", "vector"))))
+    missing = finding(Code.PRELOAD_MISSING, "vector", "it is missing")
+
+    refused = refusal(report.model_copy(update={"findings": (missing,)}), wanting)
+
+    assert refused is not None
+    assert "quarantined" in refused.message
+    assert "EXT051" not in refused.message

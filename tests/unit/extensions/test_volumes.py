@@ -306,3 +306,25 @@ def test_a_reserved_variable_in_the_metadata_is_an_error(volume_facts: MakeVolum
     assert _texts(volume) == [
         "EXT060 volume \"v\": variable 'LD_PRELOAD' is reserved and can't be set by a volume"
     ]
+
+
+def test_a_library_below_the_servers_own_directory_is_never_found(
+    volume_facts: MakeVolume,
+) -> None:
+    """``$libdir/`` is stripped only where no other slash follows."""
+    control = _control("default_version = '1.0'\nmodule_pathname = '$libdir/sub/sample'")
+
+    assert _texts(volume_facts("v", controls=(control,))) == [
+        (
+            'EXT020 extension "sample": module_pathname is "$libdir/sub/sample"; a nested $libdir'
+            " path is never searched in volumes"
+        )
+    ]
+
+
+@pytest.mark.parametrize("path", ["$libdir/sample", "sample", "/opt/lib/sample", ""])
+def test_other_places_of_a_library_are_not_nested(volume_facts: MakeVolume, path: str) -> None:
+    """A bare name is searched for, an absolute path is taken as it is."""
+    control = _control(f"default_version = '1.0'\nmodule_pathname = '{path}'")
+
+    assert _texts(volume_facts("v", controls=(control,))) == []

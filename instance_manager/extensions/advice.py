@@ -1,0 +1,65 @@
+"""What is worth saying of volumes once it is known which of them are used.
+
+Pure over a question: whoever calls it says how to find out whether there is a file. All of this
+is said of single volumes, and none of it takes one away.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from instance_manager.extensions import environment, relations, roles, run_time_data
+from instance_manager.extensions.facts import join
+from instance_manager.extensions.paths import split_search_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from instance_manager.extensions.facts import ServerFacts, VolumeFacts
+    from instance_manager.extensions.library_search import IsThere
+    from instance_manager.extensions.models import Finding
+    from instance_manager.settings.models import Settings
+
+
+def judge(
+    volumes: Sequence[VolumeFacts],
+    accepted: Sequence[VolumeFacts],
+    server: ServerFacts,
+    settings: Settings,
+    is_there: IsThere,
+) -> Iterator[tuple[str, Finding]]:
+    """Yield the name of a volume and what is to be said of it.
+
+    Args:
+        volumes: all of them, in precedence order.
+        accepted: those that are used.
+        server: what they are used by.
+        settings: the user's own values.
+        is_there: says whether there is a file at an absolute path.
+    """
+    own = {name.lower(): value for name, value in settings.postgres.parameters.items()}
+    directories = [
+        element
+        for element in split_search_path(own.get("extension_control_path"))
+        if element.startswith("/")
+    ]
+    yield from relations.judge(relations.Offer(volumes, accepted, server, directories, is_there))
+    surroundings = _surroundings(accepted, server, settings, is_there)
+    for volume in volumes:
+        for found in (
+            *roles.judge(volume, server, own),
+            *run_time_data.judge(volume, surroundings),
+        ):
+            yield volume.name, found
+
+
+def _surroundings(
+    accepted: Sequence[VolumeFacts], server: ServerFacts, settings: Settings, is_there: IsThere
+) -> run_time_data.Surroundings:
+    listed = {volume.name: volume for volume in settings.extensions.volumes}
+    variables: dict[str, str] = {}
+    directories: list[str] = []
+    for volume in accepted:
+        variables.update(environment.of_volume(volume, listed.get(volume.name)).variables)
+        directories += [join(volume.path, each) for each in volume.paths.ld_library_path]
+    return run_time_data.Surroundings(variables, server.machine, tuple(directories), is_there)
