@@ -16,7 +16,8 @@ from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES
 from instance_manager.configuration.checks import CHECKS
 from instance_manager.configuration.parameters import OWNED
 from instance_manager.errors import Exit
-from instance_manager.extensions.findings import RULES
+from instance_manager.extensions.findings import REFUSING, RULES, Code
+from instance_manager.extensions.models import Severity
 from instance_manager.health.verdicts import CheckName
 from instance_manager.observability.metrics import (
     Measurements,
@@ -181,16 +182,35 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
     assert {code for code in documented if code.isdigit()} == {str(code) for code in codes}
 
 
-def test_every_finding_is_documented_with_its_severity_and_title() -> None:
-    """Whoever meets a code in a log finds out what to do."""
-    table = rows("extension-volumes.md", "## Findings")
-    documented = [
-        (cells[0].strip("`"), cells[1], cells[2]) for cells in table if "EXT" in cells[0]
-    ]
+def test_every_finding_is_in_the_overview_with_what_it_means_for_the_start() -> None:
+    """Severity, title, and whether it refuses: the table is that of the code."""
+    documented = [tuple(cells) for cells in rows("findings.md") if "EXT" in cells[0]]
 
     assert documented == [
-        (str(code), str(rule.severity), rule.title) for code, rule in RULES.items()
+        (f"[{code}](#{code.lower()})", str(rule.severity), rule.title, refuses(code))
+        for code, rule in RULES.items()
     ]
+
+
+def refuses(code: Code) -> str:
+    """Return the word of the overview: does a finding of this code forbid the start?"""
+    if code in REFUSING:
+        return "yes"
+    return "by policy" if RULES[code].severity is Severity.ERROR else "no"
+
+
+def test_every_finding_has_a_section_of_its_own() -> None:
+    """What it means, what postgres would have said, and what to do, under the code itself."""
+    parts = re.split(r"^## (\S+)\n", text("findings.md"), flags=re.MULTILINE)[1:]
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+
+    assert list(sections) == [str(code) for code in RULES]
+    for code, rule in RULES.items():
+        section = sections[code]
+        severity = f"{rule.severity}; the start is refused" if code in REFUSING else rule.severity
+        assert f"**{rule.title}** ({severity}" in section, code
+        assert "Postgres" in section or code == Code.REHEARSAL, code
+        assert "What to do: " in section, code
 
 
 def test_every_command_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
