@@ -5,7 +5,6 @@ Pure: it is given a shared object and reads from it, in pieces of bounded size.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.extensions.elf import ElfError
@@ -22,10 +21,11 @@ JIT_PROVIDER: Final = "_PG_jit_provider_init"
 
 _ENTRY_POINTS: Final = (OUTPUT_PLUGIN, JIT_PROVIDER)
 # Messages such as: x must be loaded via shared_preload_libraries; extension "x" must be preloaded.
+# A word of both is searched for first: most modules have it nowhere.
+_COMMON: Final = b"preload"
 _WORDS: Final = (b"shared_preload_libraries", b"must be preloaded")
-# Not the symbol process_shared_preload_libraries_in_progress, which many modules merely ask.
-_MESSAGE: Final = re.compile(rb"(?<!\w)(?:%b)(?!\w)" % b"|".join(_WORDS))
 _PIECE_BYTES: Final = 1024 * 1024
+_NAME: Final = frozenset(b"_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _OVERLAP_BYTES: Final = max(map(len, _WORDS)) + 1
 _MAXIMUM_BYTES: Final = 32 * 1024 * 1024
 
@@ -42,9 +42,25 @@ def entry_points(library: SharedObject) -> frozenset[str]:
 def speaks_of_preloading(library: SharedObject) -> bool:
     """Say whether the bytes that are mapped hold a message that a module must be preloaded."""
     return any(
-        any(word in piece for word in _WORDS) and _MESSAGE.search(piece) is not None
+        _COMMON in piece and any(_has_word(piece, word) for word in _WORDS)
         for piece in _pieces(library)
     )
+
+
+def _has_word(piece: bytes, word: bytes) -> bool:
+    """Say whether a word stands there by itself, and not in a longer name.
+
+    Many modules ask ``process_shared_preload_libraries_in_progress``, and work without.
+    """
+    start = piece.find(word)
+    while start >= 0:
+        around = (
+            piece[max(start - 1, 0) : start] + piece[start + len(word) : start + len(word) + 1]
+        )
+        if not any(character in _NAME for character in around):
+            return True
+        start = piece.find(word, start + 1)
+    return False
 
 
 def _pieces(library: SharedObject) -> Iterator[bytes]:
