@@ -6,7 +6,9 @@ is said of single volumes, and none of it takes one away.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from itertools import chain
+from typing import TYPE_CHECKING, Final
 
 from instance_manager.extensions import environment, relations, roles, run_time_data
 from instance_manager.extensions.facts import join
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from instance_manager.extensions.library_search import IsThere
     from instance_manager.extensions.models import Finding
     from instance_manager.settings.models import Settings
+
+
+_MAXIMUM_SAME_FINDINGS: Final = 20
+"""So many of one code are told of one volume."""
 
 
 def judge(
@@ -43,14 +49,21 @@ def judge(
         for element in split_search_path(own.get("extension_control_path"))
         if element.startswith("/")
     ]
-    yield from relations.judge(relations.Offer(volumes, accepted, server, directories, is_there))
     surroundings = _surroundings(accepted, server, settings, is_there)
-    for volume in volumes:
+    related = relations.judge(relations.Offer(volumes, accepted, server, directories, is_there))
+    alone = (
+        (volume.name, found)
+        for volume in volumes
         for found in (
             *roles.judge(volume, server, own),
             *run_time_data.judge(volume, surroundings),
-        ):
-            yield volume.name, found
+        )
+    )
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, found in chain(related, alone):
+        counts[name, found.code] += 1
+        if counts[name, found.code] <= _MAXIMUM_SAME_FINDINGS:
+            yield name, found
 
 
 def _surroundings(

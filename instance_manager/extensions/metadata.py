@@ -21,6 +21,8 @@ _MAXIMUM_ITEMS: Final = 64
 _MAXIMUM_TEXT: Final = 4096
 
 _MODULE: Final = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+_NAME_BYTES: Final = 64
+"""``NAMEDATALEN``: one more than a name of the server may have."""
 _MAXIMUM_SHOWN: Final = 200
 _PROVENANCE: Final = ("name", "version", "source", "revision", "created", "base")
 
@@ -72,7 +74,7 @@ def parse(content: bytes) -> ParsedMetadata:
         env=reader.read("env", _variables, ()),
         shared_preload_libraries=reader.read("shared_preload_libraries", _modules, ()),
         postgresql_parameters=reader.read("postgresql_parameters", _parameters, ()),
-        requires=reader.read("requires", _texts, ()),
+        requires=reader.read("requires", _extensions, ()),
         preload_after=reader.read("preload_after", _orders, ()),
         provenance=reader.provenance(),
     )
@@ -138,6 +140,13 @@ def _modules(value: object) -> tuple[str, ...]:
     names = tuple(map(bare_name, _texts(value)))
     if not all(re.fullmatch(_MODULE, name) for name in names):
         raise ValueError("must hold bare names of libraries")
+    return names
+
+
+def _extensions(value: object) -> tuple[str, ...]:
+    names = _texts(value)
+    if not all(0 < len(name.encode()) < _NAME_BYTES and "/" not in name for name in names):
+        raise ValueError("must hold names of extensions")
     return names
 
 

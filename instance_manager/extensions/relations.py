@@ -5,7 +5,7 @@ Pure: facts in, findings by volume out. Nothing here quarantines.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.extensions.facts import join
 from instance_manager.extensions.findings import Code, finding
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from instance_manager.extensions.facts import ControlFacts, ServerFacts, VolumeFacts
     from instance_manager.extensions.library_search import IsThere
     from instance_manager.extensions.models import Finding
+
+
+_MAXIMUM_REQUIRED: Final = 64
+"""So many names of one control file are looked at."""
 
 
 class Offer(NamedTuple):
@@ -73,7 +77,11 @@ def _requirements(volume: VolumeFacts) -> Iterator[tuple[str, str, str]]:
     said: set[str] = set()
     for control in volume.controls:
         files = [(control.path, control.control), *control.secondary]
-        required = {name: path for path, parsed in reversed(files) for name in parsed.requires}
+        required = {
+            name: path
+            for path, parsed in reversed(files)
+            for name in parsed.requires[:_MAXIMUM_REQUIRED]
+        }
         said.update(required)
         for name, path in required.items():
             yield path, f'extension "{control.extension}"', name

@@ -7,6 +7,7 @@ Only reads, but tens of megabytes of some volumes, so this is for a background t
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -26,6 +27,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 _OVERLAP_BYTES: Final = 1024
 _MAXIMUM_FILE_BYTES: Final = 64 * 1024 * 1024
 _MAXIMUM_BYTES: Final = 512 * 1024 * 1024
+_MAXIMUM_MATCHES: Final = 5000
 _MAXIMUM_FINDINGS: Final = 20
 # Patterns that begin with many fixed bytes are searched for as fast as memory is read.
 _MACRO: Final = re.compile(rb"'\$libdir/([^'\n]{1,255})'")
@@ -55,16 +57,17 @@ class Uses(NamedTuple):
 
 
 def uses_of(text: bytes) -> Uses:
-    """Return what a part of a script uses."""
+    """Return what a part of a script uses, a piece of it: so many names are looked at in each."""
     loaded: set[str] = set()
     nested: set[str] = set()
-    for match in _MACRO.finditer(text):
+    for match in islice(_MACRO.finditer(text), _MAXIMUM_MATCHES):
         name = display(match[1].decode("utf-8", "surrogateescape"))
         if "/" in name:
             nested.add(name)
         elif _is_loaded(text, match.start()):
             loaded.add(name)
-    loads_module = any(_is_loaded(text, match.start()) for match in _MODULE.finditer(text))
+    modules = islice(_MODULE.finditer(text), _MAXIMUM_MATCHES)
+    loads_module = any(_is_loaded(text, match.start()) for match in modules)
     return Uses(frozenset(loaded), frozenset(nested), loads_module)
 
 

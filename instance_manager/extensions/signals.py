@@ -33,10 +33,16 @@ _MAXIMUM_BYTES: Final = 32 * 1024 * 1024
 def entry_points(library: SharedObject) -> frozenset[str]:
     """Return which of the functions that the server looks for by name a module exports.
 
-    Raises:
-        ElfError: its tables are damaged.
+    A table in which they can't be looked for has none: what is wrong with it is seen elsewhere.
     """
-    return frozenset(name for name in _ENTRY_POINTS if library.find_symbol(name.encode()))
+    return frozenset(name for name in _ENTRY_POINTS if _exports(library, name))
+
+
+def _exports(library: SharedObject, name: str) -> bool:
+    try:
+        return library.find_symbol(name.encode()) is not None
+    except ElfError:
+        return False
 
 
 def speaks_of_preloading(library: SharedObject) -> bool:
