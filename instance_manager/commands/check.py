@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Examine, print what was found, and return the verdict."""
     settings = loading.load(options)
-    examined = examining.examine(settings, options.extensions_root, read_contents=True)
+    examined = examining.examine(settings, options.extensions_root, hash_contents=True)
     report = examined.report
     if options.output == "json":
         print(json.dumps(report.model_dump(mode="json", exclude={"running"}), indent=2))

@@ -36,9 +36,9 @@ class Examined:
 
 
 def examine(
-    settings: Settings, extensions_root: str | None = None, *, read_contents: bool = False
+    settings: Settings, extensions_root: str | None = None, *, hash_contents: bool = False
 ) -> Examined:
-    """Look at the volumes and the data directory; every byte of the volumes is read if wished.
+    """Look at the volumes and the data directory; with *hash_contents* at every byte of them.
 
     Raises:
         SettingsError: there is no server to look for.
@@ -58,7 +58,7 @@ def examine(
         root=Path(extensions_root) if extensions_root else None,
         clock=time.monotonic,
     )
-    if read_contents:
+    if hash_contents:
         examination = scan.complete(examination, facts)
     directory = data_directory.resolve(settings.postgres.data_directory)
     problem = _problem_of(directory, version, settings.postgres.wal_directory)

@@ -74,12 +74,10 @@ def split_list(text: str) -> tuple[str, ...] | None:
     while rest:
         if rest.startswith('"'):
             name, rest = _quoted(rest[1:])
-            if name is None:
-                return None
         else:
             name, comma, rest = rest.partition(",")
-            name, rest = name.rstrip(_BLANKS), comma + rest
-        if not name or (rest and not rest.startswith(",")):
+            name, rest = name.rstrip(_BLANKS) or None, comma + rest
+        if name is None or (rest and not rest.startswith(",")):
             return None
         names.append(name)
         if rest and not rest[1:].lstrip(_BLANKS):

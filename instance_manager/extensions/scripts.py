@@ -156,7 +156,8 @@ def _statement(control: ControlFacts, scripts: Iterable[str]) -> str:
 
 def _found(code: Code, control: ControlFacts, scripts: list[str], message: str) -> Finding:
     subject = join(control.script_directory, display(scripts[0]))
-    more = f" (and {len(scripts) - 1} more scripts)" if len(scripts) > 1 else ""
+    others = len(scripts) - 1
+    more = f" (and {others} more script{'s' if others > 1 else ''})" if others else ""
     return finding(code, subject, f"{subject}{more} {message}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from instance_manager.extensions.library_search import split_list
 from instance_manager.extensions.scan import Examination, complete, examine
 from instance_manager.postgres import account, binaries
 from instance_manager.postgres.embedded import Demonstration
@@ -113,6 +114,16 @@ class Bench:
             pass
         return str(caught.value)
 
+    def connecting(self, **parameters: str) -> str:
+        """Return what the server says to a session with these parameters; empty if it takes it."""
+        options = [f"-c {name}={_escaped(value)}" for name, value in parameters.items()]
+        address = f"host={self.place} user=postgres dbname=postgres"
+        try:
+            psycopg.connect(address, options=" ".join(options)).close()
+        except psycopg.OperationalError as error:
+            return str(error)
+        return ""
+
     def _is_up(self, process: subprocess.Popen[Any], log: Path) -> bool:
         said = log.read_text()
         assert process.poll() is None, said
@@ -125,6 +136,11 @@ class Bench:
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.server.bin_directory / program), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, **_run_as())
+
+
+def _escaped(value: str) -> str:
+    """Write a value as the server splits the options of a connection (``pg_split_opts``)."""
+    return "".join(f"\\{each}" if each.isspace() or each == "\\" else each for each in value)
 
 
 def _run_as() -> Mapping[str, Any]:
@@ -222,6 +238,24 @@ def test_the_search_for_a_library_agrees_with_the_server(bench: Bench, name: str
         else:
             session.execute(f"LOAD '{library}'".encode())
     assert is_missing == (name in MISSING)
+
+
+LISTS = [
+    *("", "  ", "x", " x , y", "x y", '"x, ""y"""', '"x" , y', "isn, x", "isn,isn ,x y ", "isn"),
+    *("x,", ",x", "x,,y", '"x', '"x" y', "isn, isn,", '"isn","x"', "x\t,y", '"" , x'),
+]
+
+
+def test_a_list_of_libraries_is_read_as_the_server_reads_it(bench: Bench) -> None:
+    """It names the first that it misses; what it can't read as a list it does not use."""
+    with bench.postgres() as connect, connect():
+        for text in LISTS:
+            names = split_list(text) or ()
+            missing = next((name for name in names if name != "isn"), None)
+            told = bench.connecting(session_preload_libraries=text)
+
+            expected = f'could not access file "{missing}": No such file or directory'
+            assert (told == "") if missing is None else (expected in told), text
 
 
 @pytest.mark.parametrize(

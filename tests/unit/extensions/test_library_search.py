@@ -68,6 +68,7 @@ def test_an_empty_path_finds_nothing() -> None:
         (" a , b\t,c ", ("a", "b", "c")),
         ("a b", ("a b",)),
         ('"a, ""b""" , c', ('a, "b"', "c")),
+        ('"",a', ("", "a")),
         ("a,", None),
         (",a", None),
         ("a,,b", None),

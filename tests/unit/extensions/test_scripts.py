@@ -93,7 +93,7 @@ def test_each_library_is_told_once_with_the_statement_that_fails(
         (
             "EXT019",
             (
-                "share/extension/geo--1--2.sql (and 1 more scripts) uses LOAD '$libdir/geo-3',"
+                "share/extension/geo--1--2.sql (and 1 more script) uses LOAD '$libdir/geo-3',"
                 " which cannot be resolved from a volume; ALTER EXTENSION geo UPDATE will fail"
             ),
         ),
