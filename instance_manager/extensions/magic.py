@@ -2,8 +2,9 @@
 
 Pure. ``PG_MODULE_MAGIC`` makes a function that returns the address of a constant (fmgr.h). That
 constant has no symbol of its own, so the address is decoded from the function's instructions
-(x86-64, aarch64); where a compiler wrote something else, the mapped bytes are searched for the
-one thing that looks like the block. What can't be told for sure is not guessed.
+(x86-64, aarch64), and the mapped bytes are searched for what looks like the block. Where one way
+gives no answer the other one counts; where they contradict each other, neither does. What can't
+be told for sure is not guessed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.extensions.elf import ElfError
+from instance_manager.extensions.relocations import Relocations, occurrences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,19 +33,24 @@ _ARGUMENT_LIMIT: Final = struct.pack("<i", 100)
 
 _CODE_BYTES: Final = 128
 _SCAN_BYTES: Final = 32 * 1024 * 1024
-_RELOCATION_BYTES: Final = 4 * 1024 * 1024
-_MAXIMUM_TRIES: Final = 10_000
-_RELA, _RELASZ = 7, 8
+_WINDOW_BYTES: Final = 1024 * 1024
+_LONGEST: Final = max(_LENGTHS)
+_MAXIMUM_CANDIDATES: Final = 16
+_MAXIMUM_PLACES: Final = 10_000
+_ARGUMENT_LIMIT_AT, _NAME_AT, _VERSION_AT = 8, 56, 64
+_MAXIMUM_TEXT: Final = 256
 # Arm Architecture Reference Manual, C4.1: the fixed bits of four instructions.
 _ADR_MASK, _ADR, _ADRP = 0x9F000000, 0x10000000, 0x90000000
 _ADD_MASK, _ADD = 0xFF800000, 0x91000000
 _LDR_MASK, _LDR = 0xFFC00000, 0xF9400000
-# R_X86_64_RELATIVE and R_AARCH64_RELATIVE: the addend is the address.
-_RELATIVE: Final = {"x86_64": 8, "aarch64": 1027}
 
 
 class MagicBlock(NamedTuple):
-    """``Pg_magic_struct``: its length, and what the server compares with its own."""
+    """``Pg_magic_struct``: its length, and what the server compares with its own.
+
+    *module_name* and *module_version* are what ``pg_get_loaded_modules()`` shows; ``None`` where
+    the module says nothing, as it can't before PostgreSQL 18.
+    """
 
     length: int
     version: int
@@ -52,6 +59,8 @@ class MagicBlock(NamedTuple):
     name_length: int
     float8_by_value: int
     abi: str
+    module_name: str | None = None
+    module_version: str | None = None
 
     @property
     def major(self) -> int:
@@ -75,11 +84,26 @@ def read_magic(library: SharedObject) -> Magic:
     function = library.find_symbol(MAGIC_FUNCTION)
     if function is None:
         return Magic(is_module=False, block=None)
-    address = _decode(library, function)
+    address = _agreed(_decode(library, function), _search(library))
     block = None if address is None else _block_at(library, address)
-    if block is None:
-        block = _only_candidate(library, address)
-    return Magic(is_module=True, block=block)
+    if address is None or block is None or block.length <= _VERSION_AT:
+        return Magic(is_module=True, block=block)
+    relocations = Relocations(library)
+    name, version = (
+        _text_at(library, relocations.address_in(address + at)) for at in (_NAME_AT, _VERSION_AT)
+    )
+    named = block._replace(module_name=name, module_version=version)
+    return Magic(is_module=True, block=named)
+
+
+def _agreed(decoded: int | None, found: list[int]) -> int | None:
+    """Return where the block is by what both ways say, or None.
+
+    A fork's block may look like none to the search, which then contradicts nothing.
+    """
+    if decoded is None:
+        return found[0] if len(found) == 1 else None
+    return decoded if not found or decoded in found else None
 
 
 def _block_at(library: SharedObject, address: int) -> MagicBlock | None:
@@ -114,7 +138,7 @@ def _decode_x86_64(library: SharedObject, function: int, code: bytes) -> int | N
         if 0 <= at <= len(code) - 7:
             (displacement,) = struct.unpack_from("<i", code, at + 3)
             target = function + at + 7 + displacement
-            return _pointer_at(library, target) if is_slot else target
+            return Relocations(library).address_in(target) if is_slot else target
     return None
 
 
@@ -132,7 +156,7 @@ def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | 
         elif word & _ADD_MASK == _ADD and source in pages:  # the rest of it
             return pages[source] + (offset << 12 if word & 1 << 22 else offset)
         elif word & _LDR_MASK == _LDR and source in pages:  # a slot of the offset table
-            return _pointer_at(library, pages[source] + 8 * offset)
+            return Relocations(library).address_in(pages[source] + 8 * offset)
     return None
 
 
@@ -141,50 +165,51 @@ def _relative(word: int) -> int:
     return value - (1 << 21) if value & 1 << 20 else value
 
 
-def _pointer_at(library: SharedObject, slot: int) -> int | None:
-    """Return the address that the loader will put into *slot*."""
-    table, size = library.tag(_RELA), library.tag(_RELASZ)
-    if table is None or size is None:
-        return None
-    entries = library.read(table, min(size, _RELOCATION_BYTES))
-    for at in _occurrences(entries, struct.pack("<q", slot)):
-        if at % 24 == 0 and at + 24 <= len(entries):
-            addend: int
-            _, kind, addend = struct.unpack_from("<QQq", entries, at)
-            return addend if kind == _RELATIVE.get(library.machine) else None
+def _text_at(library: SharedObject, address: int | None) -> str | None:
+    """Return the text that ends with a NUL, on one line; None where there is none."""
+    for segment in library.segments:
+        size = 0 if address is None else segment.address + segment.size - address
+        if address is not None and 0 < size <= segment.size:
+            text, end, _ = library.read(address, min(size, _MAXIMUM_TEXT)).partition(b"\0")
+            shown = text.decode("utf-8", "backslashreplace")
+            return shown if end and shown.isprintable() else None
     return None
 
 
-def _occurrences(content: bytes, pattern: bytes) -> Iterator[int]:
-    at = content.find(pattern)
-    for _ in range(_MAXIMUM_TRIES):
-        if at < 0:
-            return
-        yield at
-        at = content.find(pattern, at + 1)
-
-
-def _only_candidate(library: SharedObject, decoded: int | None) -> MagicBlock | None:
-    """Return the one block that a search finds.
-
-    A search that contradicts a decoded address proves nothing, so it is not made.
-    """
-    if decoded is not None or sum(part.size for part in library.segments) > _SCAN_BYTES:
-        return None
-    found = list(islice(candidates(library), 2))
-    return found[0] if len(found) == 1 else None
+def _search(library: SharedObject) -> list[int]:
+    """Return where something looks like a block; nothing where the file is too large to search."""
+    if sum(part.size for part in library.segments) > _SCAN_BYTES:
+        return []
+    return list(islice(_addresses(library), _MAXIMUM_CANDIDATES))
 
 
 def candidates(library: SharedObject) -> Iterator[MagicBlock]:
     """Yield everything that looks like a magic block, wherever the file maps it."""
+    for address in _addresses(library):
+        block = _block_at(library, address)
+        if block is not None:
+            yield block
+
+
+def _addresses(library: SharedObject) -> Iterator[int]:
+    for address in islice(_places(library), _MAXIMUM_PLACES):
+        block = _block_at(library, address)
+        if block and _is_plausible(block):
+            yield address
+
+
+def _places(library: SharedObject) -> Iterator[int]:
+    """Yield addresses that have the two rarest fields, the argument limit and the length."""
     for segment in library.segments:
-        content = library.read(segment.address, segment.size)
-        # The argument limit is the rarest of the fields; the others are checked around it.
-        for at in _occurrences(content, _ARGUMENT_LIMIT):
-            address = segment.address + at - 8
-            block = _block_at(library, address) if address % 4 == 0 else None
-            if block and _is_plausible(block):
-                yield block
+        for start in range(0, segment.size, _WINDOW_BYTES):
+            size = min(_WINDOW_BYTES + _LONGEST, segment.size - start)
+            content = library.read(segment.address + start, size)
+            for found in occurrences(content, _ARGUMENT_LIMIT):
+                at = found - _ARGUMENT_LIMIT_AT
+                address = segment.address + start + at
+                is_here = 0 <= at < _WINDOW_BYTES and address % 4 == 0
+                if is_here and content[at] in _TEXT_LENGTHS:
+                    yield address
 
 
 def _is_plausible(block: MagicBlock) -> bool:

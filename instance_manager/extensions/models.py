@@ -72,7 +72,7 @@ class Library(_Frozen):
     """A shared object; *path* is relative to the volume.
 
     *module* says that it exports a magic block; *postgres_major* and *machine* are ``None`` where
-    they can't be read.
+    they can't be read, *name* and *version* also where the module's magic block does not say them.
     """
 
     path: str
@@ -81,6 +81,8 @@ class Library(_Frozen):
     machine: str | None
     needed: tuple[str, ...]
     preload: Preload
+    name: str | None = None
+    version: str | None = None
 
 
 class Volume(_Frozen):

@@ -189,6 +189,8 @@ def _describe_library(library: LibraryFacts, preloaded: Collection[str]) -> Libr
         machine=library.machine,
         needed=library.needed,
         preload=Preload.SERVER if bare_name(library.name) in preloaded else Preload.NO,
+        name=block.module_name if block else None,
+        version=block.module_version if block else None,
     )
 
 

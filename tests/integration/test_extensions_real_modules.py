@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import struct
@@ -155,8 +156,27 @@ def test_the_magic_block_of_every_module_is_read(modules: list[Path]) -> None:
         magic = read[path.name]
         found = list(candidates(SharedObject(path.read_bytes())))
         assert found == ([BLOCK] if magic.is_module else []), path
-        assert magic.block == (BLOCK if magic.is_module else None), path
+        block = magic.block and magic.block._replace(module_name=None, module_version=None)
+        assert block == (BLOCK if magic.is_module else None), path
         assert magic.is_module == (not path.name.startswith("lib") or "walreceiver" in path.name)
+
+
+def test_names_and_versions_of_modules_are_those_that_the_server_shows(
+    modules: list[Path], connection: Connection
+) -> None:
+    """``pg_get_loaded_modules()`` is the judge of every module that a session can load."""
+    read = {path.name: read_magic(SharedObject(path.read_bytes())).block for path in modules}
+    for name, block in read.items():
+        if block is not None and name != "vector.so":
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(f"LOAD '{name}'".encode())
+    shown = _ask(connection, "SELECT file_name, module_name, version FROM pg_get_loaded_modules()")
+
+    assert len(shown) > 60
+    for file_name, module_name, version in shown:
+        own = read[file_name]
+        assert own is not None
+        assert (own.module_name, own.module_version) == (module_name, version), file_name
 
 
 def test_the_servers_own_limits_are_those_that_are_compared_with(connection: Connection) -> None:

@@ -21,8 +21,8 @@ from instance_manager.extensions.facts import (
 from instance_manager.extensions.magic import Magic, MagicBlock
 from instance_manager.settings.models import Settings
 
-CODE, SLOT, DATA = 0x400, 0x600, 0x700
-"""Where the samples keep the magic function, its offset-table slot, and its constant."""
+CODE, SLOT, DATA, TEXT = 0x400, 0x600, 0x700, 0xF00
+"""Where the samples keep the magic function, its offset-table slot, its constant, its texts."""
 
 
 def _getter(style: str) -> bytes:
@@ -87,10 +87,13 @@ def build_elf(
     soname: str | None = None,
     symbols: Sequence[bytes] | None = None,
     table: str = "gnu",
+    texts: Sequence[bytes] = (),
+    packed: bool = False,
 ) -> bytes:
     """Return a 64-bit little-endian shared object of 4 KiB, mapped at address 0.
 
-    With *magic* it is a module: ``Pg_magic_func`` returns the address of those bytes.
+    With *magic* it is a module: ``Pg_magic_func`` returns the address of those bytes. *texts* are
+    the module's name and version, to which relocations lead, or *packed* ones.
     """
     names = list(symbols or ()) + ([b"Pg_magic_func"] if magic is not None else [])
     strings = bytearray(b"\0")
@@ -111,7 +114,8 @@ def build_elf(
     put(16, struct.pack("<HHIQQQIHHHHHH", kind, machine, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0))
     tags = [(1, places[name.encode()]) for name in needed]
     tags += [(14, places[soname.encode()])] if soname else []
-    tags += [(5, 0x800), (10, len(strings)), (6, 0x200), (7, 0xE00), (8, 24)]
+    tags += [(5, 0x800), (10, len(strings)), (6, 0x200), (7, 0xE00)]
+    tags += [(8, 24), (36, 0xE80), (35, 16)] if packed else [(8, 24 + 24 * len(texts))]
     tags += [(0x6FFFFEF5 if table == "gnu" else 4, 0x300)] if table else []
     dynamic = b"".join(struct.pack("<QQ", *tag) for tag in [*tags, (0, 0)])
     put(64, struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 4096, 4096, 4096))
@@ -122,7 +126,18 @@ def build_elf(
     put(DATA, magic or b"")
     put(0x800, bytes(strings))
     put(0xC00, dynamic)
-    put(0xE00, struct.pack("<QQq", SLOT, 1027 if machine == 183 else 8, DATA))
+    relative = 1027 if machine == 183 else 8
+    put(0xE00, struct.pack("<QQq", SLOT, relative, DATA))
+    for index, content in enumerate(texts):
+        slot, place = DATA + 56 + 8 * index, TEXT + 64 * index
+        put(place, content)
+        if packed:
+            put(slot, struct.pack("<Q", place))
+        else:
+            put(0xE18 + 24 * index, struct.pack("<QQq", slot, relative, place))
+    if packed:
+        # The first slot, and a bitmap of those after it: one more.
+        put(0xE80, struct.pack("<QQ", DATA + 56, 0b11))
     return bytes(image)
 
 

@@ -129,3 +129,102 @@ def test_the_search_has_a_limit(elf: Build, magic_block: Build) -> None:
     found = list(candidates(SharedObject(bytes(image))))
 
     assert found == [EXPECTED]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["rela", "relr"])
+@pytest.mark.parametrize("machine", [62, 183])
+def test_name_and_version_are_read_through_the_relocations(
+    elf: Build, magic_block: Build, machine: int, packed: bool
+) -> None:
+    """The pointers are what the loader will make of them, in both forms of relocations."""
+    style = "lea" if machine == 62 else "adrp+add"
+    texts = [b"vector\0", b"0.8.7\0"]
+    image = elf(machine=machine, style=style, magic=magic_block(), texts=texts, packed=packed)
+
+    block = read_magic(SharedObject(image)).block
+
+    assert block == EXPECTED._replace(module_name="vector", module_version="0.8.7")
+
+
+def test_a_block_that_only_the_search_finds_has_its_name_too(
+    elf: Build, magic_block: Build
+) -> None:
+    """The pointers lie in the block, however it was found."""
+    texts = [b"vector\0", b"0.8.7\0"]
+    block = read_magic(SharedObject(elf(style="nonsense", magic=magic_block(), texts=texts))).block
+
+    assert block == EXPECTED._replace(module_name="vector", module_version="0.8.7")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"x" * 256, b"\x1b[2Jvector\0", b"two\nlines\0"],
+    ids=["endless", "escape", "lines"],
+)
+def test_a_name_that_is_none_is_not_shown(elf: Build, magic_block: Build, text: bytes) -> None:
+    """It is the file's own word, and goes to terminals and logs."""
+    block = read_magic(SharedObject(elf(magic=magic_block(), texts=[text]))).block
+
+    assert block == EXPECTED
+
+
+@pytest.mark.parametrize("address", [0, 2**40, -1, 2**63 - 1])
+def test_a_pointer_out_of_the_file_is_no_name(
+    elf: Build, magic_block: Build, address: int
+) -> None:
+    """Wherever it leads, the rest of the block stays readable."""
+    image = bytearray(elf(magic=magic_block(), texts=[b"vector\0", b"1\0"]))
+    struct.pack_into("<q", image, 0xE18 + 16, address)
+
+    block = read_magic(SharedObject(bytes(image))).block
+
+    assert block is not None
+    assert block.module_name in {None, ""} or address == 0
+    assert block.module_version == "1"
+
+
+def test_a_pointer_that_depends_on_a_symbol_is_no_name(elf: Build, magic_block: Build) -> None:
+    """What the loader would find elsewhere can't be told from this file."""
+    image = bytearray(elf(magic=magic_block(), texts=[b"vector\0"]))
+    struct.pack_into("<Q", image, 0xE18 + 8, 5 << 32 | 1)
+
+    assert read_magic(SharedObject(bytes(image))).block == EXPECTED
+
+
+def test_a_pointer_without_a_relocation_is_no_name(elf: Build, magic_block: Build) -> None:
+    """Bytes that look like an address are none before the loader has said so."""
+    image = bytearray(elf(magic=magic_block(), texts=[b"vector\0"], packed=True))
+    struct.pack_into("<QQ", image, 0xE80, 0x100, 0b11)
+
+    assert read_magic(SharedObject(bytes(image))).block == EXPECTED
+
+
+def test_the_two_ways_must_agree(elf: Build, magic_block: Build) -> None:
+    """The code leads to a block of a strange version, the search to another one: no answer."""
+    image = bytearray(elf(magic=magic_block(arguments=200)))
+    image[0xF00 : 0xF00 + 72] = magic_block()
+
+    assert read_magic(SharedObject(bytes(image))) == Magic(is_module=True, block=None)
+
+
+def test_the_code_chooses_among_candidates(elf: Build, magic_block: Build) -> None:
+    """A module may hold a second block, such as one that it compares others with."""
+    image = bytearray(elf(magic=magic_block()))
+    image[0xF00 : 0xF00 + 72] = magic_block(version=1700)
+
+    assert read_magic(SharedObject(bytes(image))) == Magic(is_module=True, block=EXPECTED)
+
+
+def test_a_block_across_two_windows_of_the_search_is_found_once(
+    elf: Build, magic_block: Build
+) -> None:
+    """Large files are searched piece by piece."""
+    image = bytearray(elf(style="nonsense", magic=bytes(72)))
+    image += bytes(2**20 + 4096)
+    place = 2**20 - 20
+    image[place : place + 72] = magic_block()
+    struct.pack_into("<Q", image, 64 + 32, len(image))
+    library = SharedObject(bytes(image))
+
+    assert list(candidates(library)) == [EXPECTED]
+    assert read_magic(library).block == EXPECTED

@@ -63,7 +63,7 @@ def test_volumes_are_ready_empty_or_quarantined(
 def test_a_volume_is_described_as_the_contract_shows(
     volume_facts: MakeVolume, settings: MakeSettings
 ) -> None:
-    """Extension and library have exactly the documented fields."""
+    """Extension and library have the documented fields, and the module's own name and version."""
     facts = volume_facts("pgvector", "vector")
     facts = facts._replace(
         libraries=(facts.libraries[0]._replace(needed=("libm.so.6", "libc.so.6")),),
@@ -98,6 +98,8 @@ def test_a_volume_is_described_as_the_contract_shows(
                 "machine": "x86_64",
                 "needed": ["libm.so.6", "libc.so.6"],
                 "preload": "server",
+                "name": None,
+                "version": None,
             }
         ],
         "findings": [],
