@@ -1,4 +1,4 @@
-"""What ``check`` and ``compose`` share: the proofs that need no postgres, and write nothing."""
+"""What commands share that only look: the proofs that need no postgres, and write nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instance_manager.errors import DataDirectoryError
-from instance_manager.extensions import scan
+from instance_manager.extensions import preflight, scan
 from instance_manager.postgres import before_start, binaries, data_directory, lost, process
 from instance_manager.supervision.children import Children
 
 if TYPE_CHECKING:
+    from instance_manager.errors import PreflightError
+    from instance_manager.extensions.facts import ServerFacts
     from instance_manager.extensions.models import ExtensionsReport
     from instance_manager.extensions.scan import Examination
     from instance_manager.postgres.binaries import Binaries, Version
@@ -23,11 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """The volumes, the server's version, and what is wrong with the data directory."""
+    """The volumes, the server's version, and what is wrong with the data directory.
+
+    *refusal* is why ``run`` would not start postgres with the volumes. *is_new* says that there is
+    no cluster in *directory*, which ``run`` would make.
+    """
 
     examination: Examination
     version: Version
+    refusal: PreflightError | None
+    directory: Path
     problem: DataDirectoryError | None
+    is_new: bool
 
     @property
     def report(self) -> ExtensionsReport:
@@ -44,25 +53,42 @@ def examine(
         SettingsError: there is no server to look for.
         StartError: its program does not run.
     """
-    server = binaries.find(
-        settings.postgres.bin_directory, os.environ.get("PATH", process.DEFAULT_PATH)
-    )
     tools = process.tool_environment(os.environ)
-    version = asyncio.run(_read_version(server, tools))
-    facts = binaries.server_facts(server, version)
+    server, version = find_server(settings)
     examination = scan.examine(
         settings,
-        facts,
+        server,
         base_path=tools["PATH"],
         base_ld_library_path=os.environ.get("LD_LIBRARY_PATH", ""),
         root=Path(extensions_root) if extensions_root else None,
         clock=time.monotonic,
     )
     if hash_contents:
-        examination = scan.complete(examination, facts)
+        examination = scan.complete(examination, server)
     directory = data_directory.resolve(settings.postgres.data_directory)
-    problem = _problem_of(directory, version, settings.postgres.wal_directory)
-    return Examined(examination, version, problem)
+    problem, is_new = _look_at(directory, version, settings.postgres.wal_directory)
+    return Examined(
+        examination=examination,
+        version=version,
+        refusal=preflight.refusal(examination.report, settings, server.libraries),
+        directory=directory,
+        problem=problem,
+        is_new=is_new,
+    )
+
+
+def find_server(settings: Settings) -> tuple[ServerFacts, Version]:
+    """Return the server that ``run`` would start, and its version.
+
+    Raises:
+        SettingsError: there is no server to look for.
+        StartError: its program does not run.
+    """
+    server = binaries.find(
+        settings.postgres.bin_directory, os.environ.get("PATH", process.DEFAULT_PATH)
+    )
+    version = asyncio.run(_read_version(server, process.tool_environment(os.environ)))
+    return binaries.server_facts(server, version), version
 
 
 async def _read_version(server: Binaries, tools: dict[str, str]) -> Version:
@@ -70,21 +96,27 @@ async def _read_version(server: Binaries, tools: dict[str, str]) -> Version:
         return await binaries.read_version(server, children, tools)
 
 
-def _problem_of(directory: Path, version: Version, wal: Path | None) -> DataDirectoryError | None:
-    files = data_directory.OurFiles(directory)
+def _look_at(
+    directory: Path, version: Version, wal: Path | None
+) -> tuple[DataDirectoryError | None, bool]:
+    """Return what is wrong with a data directory, and whether there is no cluster in it."""
+    files, is_new = data_directory.OurFiles(directory), False
     try:
         if files.marker.exists():
+            is_new = True
             data_directory.require_no_data_nearby(directory)  # the rest is taken back by a start
         elif directory.exists() and not data_directory.is_empty(directory):
             before_start.require_whole(directory, version.major, wal)
         else:
+            is_new = True
             data_directory.require_no_data_nearby(directory)
             lost.require_never_used(files, wal)
     except DataDirectoryError as error:
-        return error
+        return error, is_new
     except OSError as error:
-        return DataDirectoryError(
+        problem = DataDirectoryError(
             f"cannot read data directory {str(directory)!r}: {error}",
             hint=f"the way there: {data_directory.chain_of(directory)}",
         )
-    return None
+        return problem, is_new
+    return None, is_new

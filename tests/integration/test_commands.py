@@ -221,9 +221,47 @@ def test_check_of_sound_volumes_ends_with_0_and_tells_people_what_is_there(
     done = manager.run("check")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{manager.server.extensions}: 1 volumes" in done.stdout
+    assert f"{manager.server.extensions}: 1 volume (1 ready)" in done.stdout
     assert "pgvector: ready (vector " in done.stdout
-    assert done.stdout.endswith("no errors\n")
+    assert f"$libdir:{manager.server.extensions}/pgvector/lib\n" in done.stdout
+    assert f"data directory: {manager.data} holds no cluster yet\n" in done.stdout
+    assert "\x1b" not in done.stdout
+    *_, totals, outcome = done.stdout.splitlines()
+    assert totals.startswith("no errors")
+    assert outcome == "run would make a new cluster and start postgres with 1 volume"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_check_says_that_nothing_is_mounted_and_that_this_is_no_error(
+    manager: Manager, exists: bool
+) -> None:
+    """A server without extension volumes is a server too."""
+    root = manager.directory / "volumes"
+    if exists:
+        root.mkdir()
+    manager.settings["extensions"]["root"] = str(root)
+    done = manager.run("check")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{root}: no extension volumes\n" in done.stdout
+    assert ("it is empty" if exists else "there is no such directory") in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(f"nothing is mounted under {root}")
+
+
+def test_check_says_what_run_would_refuse(manager: Manager) -> None:
+    """The refusal of the start, in the last line and in the document."""
+    manager.settings["extensions"]["volumes"] = [{"name": "missing", "required": True}]
+    text, document = manager.run("check"), manager.run("check", "--output", "json")
+    refusal = json.loads(document.stdout)["refusal"]
+
+    assert (refusal["code"], refusal["exit_code"]) == ("preflight-refused", 3)
+    assert text.stdout.splitlines()[-1] == (
+        "run would refuse to start postgres (exit code 3): "
+        'the required volume "missing" is not there'
+    )
+    manager.trust().start()
+    failure = manager.until_phase("failed")["failure"]
+    assert {name: failure[name] for name in refusal} == refusal
 
 
 def test_check_tells_programs_the_same_as_the_api_without_what_runs(manager: Manager) -> None:
@@ -239,7 +277,11 @@ def test_check_tells_programs_the_same_as_the_api_without_what_runs(manager: Man
         "findings",
         "composed",
         "pending_action",
+        "refusal",
+        "data_directory",
     }
+    assert report["refusal"] is None
+    assert report["data_directory"] == {"path": str(manager.data), "new": True, "problem": None}
     assert report["volumes"][0]["state"] == "ready"
     assert len(report["volumes"][0]["content_sha256"]) == 64
 
@@ -257,7 +299,11 @@ def test_check_ends_with_3_for_any_error_whatever_the_policy(
     assert (text.returncode, document.returncode) == (3, 3)
     assert "pgvector: quarantined" in text.stdout
     assert " error: " in text.stdout
-    assert text.stdout.splitlines()[-1].endswith("errors")
+    outcome = {
+        "quarantine": "start postgres with no volume, and leave out pgvector (EXT030: ",
+        "refuse": "refuse to start postgres (exit code 3): ",
+    }
+    assert outcome[policy] in text.stdout.splitlines()[-1]
     findings = json.loads(document.stdout)["volumes"][0]["findings"]
     assert [one["code"] for one in findings if one["severity"] == "error"]
     assert all(one["code"] in text.stdout for one in findings)
@@ -320,7 +366,11 @@ def test_check_ends_with_7_for_a_data_directory_that_can_not_be_used(
     assert done.returncode == 7
     assert DAMAGE[kind] in done.stderr
     assert len(done.stderr.splitlines()) == 2
-    assert json.loads(done.stdout)["volumes"]
+    document = json.loads(done.stdout)
+    assert document["volumes"]
+    assert DAMAGE[kind] in document["data_directory"]["problem"]["message"]
+    assert document["data_directory"]["problem"]["exit_code"] == 7
+    assert "exit code 7" in manager.run("check").stdout.splitlines()[-1]
 
 
 def test_an_error_of_the_volumes_comes_before_one_of_the_data_directory(

@@ -1,0 +1,34 @@
+"""The stream that people read: how wide it is, whether it has colours, what it can show."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.commands.text import Style
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import TextIO
+
+_WIDEST: Final = 120
+"""Longer lines are hard to read."""
+
+
+def style_of(stream: TextIO, environment: Mapping[str, str]) -> Style:
+    """Return how to write to *stream*.
+
+    Lines are broken and colours used on a terminal only, and no colours where ``NO_COLOR`` is set
+    to something (no-color.org) or the terminal has none.
+    """
+    is_plain = (stream.encoding or "ascii").lower().replace("-", "") != "utf8"
+    if not stream.isatty():
+        return Style(ascii=is_plain)
+    has_colours = not environment.get("NO_COLOR") and environment.get("TERM") not in {None, "dumb"}
+    columns = shutil.get_terminal_size().columns
+    return Style(width=min(columns, _WIDEST), colour=has_colours, ascii=is_plain)
+
+
+def write(stream: TextIO, lines: Iterable[str]) -> None:
+    """Write lines that a :class:`Style` of this stream has made."""
+    stream.write("".join(f"{line}\n" for line in lines))
