@@ -37,6 +37,13 @@ _EXAMPLES = {
   instance-manager compose --format conf >> postgresql.conf
   eval "$(instance-manager compose --format env)" && exec postgres -D "$PGDATA"
 """,
+    "extension": """examples:
+  instance-manager extension inspect ./pgvector
+  instance-manager extension inspect --help""",
+    "inspect": """examples:
+  instance-manager extension inspect /extensions/*
+  instance-manager extension inspect ./build/pgvector --postgres-major 18 --machine arm64
+  instance-manager extension inspect ./pgvector --output json | jq '.volumes[].findings'""",
     "status": """examples:
   instance-manager status
   instance-manager status --output json | jq .phase""",
@@ -97,8 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    if arguments is None:
+        arguments = sys.argv[1:]
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser(with_extension="extension" in arguments).parse_args(arguments)
     except SystemExit as end:
         # After a help text, or a usage error that was told.
         return int(end.code or 0)
@@ -132,6 +141,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from instance_manager.commands import compose
 
             return compose.run(options)
+        case "extension":
+            from instance_manager.commands import extension
+
+            return extension.run(options)
         case "status":
             from instance_manager.commands import status
 
@@ -144,7 +157,7 @@ def _dispatch(options: argparse.Namespace) -> int:
             raise UsageError(f"there is no command {command!r}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, with_extension: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="instance-manager",
         description="PID 1 of an immutable PostgreSQL container, and the tools around it.",
@@ -155,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_check(commands)
     _add_compose(commands)
+    _add_extension(commands, is_whole=with_extension)
     _add_status(commands)
     _add_lifecycle(commands)
     return parser
@@ -199,6 +213,22 @@ def _add_check(commands: Commands) -> None:
 def _add_compose(commands: Commands) -> None:
     command = _add(commands, "compose", "print what run would set, for others who start postgres")
     command.add_argument("--format", choices=("conf", "env", "json"), default="conf")
+
+
+def _add_extension(commands: Commands, *, is_whole: bool) -> None:
+    summary = "look into extension volumes, wherever they lie"
+    group: argparse.ArgumentParser = commands.add_parser(
+        "extension",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=_EXAMPLES["extension"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if is_whole:
+        # Its own commands cost time that run need not spend.
+        from instance_manager.commands import extension_arguments
+
+        extension_arguments.add_to(group, _add)
 
 
 def _add_status(commands: Commands) -> None:

@@ -262,6 +262,22 @@ def installable_versions(extension: str, file_names: Iterable[str]) -> tuple[str
     return tuple(sorted(reached, key=_version_key))
 
 
+def updatable_versions(extension: str, file_names: Iterable[str], target: str) -> tuple[str, ...]:
+    """Return the versions from which ``ALTER EXTENSION`` can update to *target*, oldest first."""
+    sources: dict[str, list[str]] = {}
+    for source, reached in _scripts(extension, file_names):
+        if source is not None:
+            sources.setdefault(reached, []).append(source)
+    found: set[str] = set()
+    frontier = [target]
+    while frontier:
+        for source in sources.get(frontier.pop(), ()):
+            if source not in found and source != target:
+                found.add(source)
+                frontier.append(source)
+    return tuple(sorted(found, key=_version_key))
+
+
 def _scripts(extension: str, file_names: Iterable[str]) -> Iterator[tuple[str | None, str]]:
     prefix = f"{extension}--"
     for name in file_names:

@@ -73,6 +73,14 @@ def discover(root: Path, volumes: Sequence[VolumeSettings]) -> RootFacts:
     return RootFacts(display(str(root)), tuple(filter(None, found)), tuple(obstacles))
 
 
+def look_into(directory: Path, name: str) -> VolumeFacts:
+    """Return what a directory, an absolute path, holds as a volume of this name.
+
+    Its own name and how it is mounted do not count: it may be mounted elsewhere, otherwise.
+    """
+    return _explore(VolumeReader(directory), VolumeFacts(name, str(directory)), None)
+
+
 def _volume_names(root: Path) -> list[str]:
     with os.scandir(root) as entries:
         return sorted(entry.name for entry in entries if _is_volume(entry))

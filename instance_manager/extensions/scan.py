@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from instance_manager.extensions import preloading
 from instance_manager.extensions.composition import Base, compose
 from instance_manager.extensions.discovery import discover
+from instance_manager.extensions.facts import RootFacts
 from instance_manager.extensions.files import is_there
 from instance_manager.extensions.findings import Code
 from instance_manager.extensions.models import ExtensionsReport, PendingAction
@@ -42,7 +43,7 @@ def examine(
     *,
     base_path: str | None,
     base_ld_library_path: str | None,
-    root: Path | None = None,
+    root: Path | RootFacts | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Examination:
     """Return what is mounted, what is wrong with it, and what to tell the server.
@@ -52,27 +53,27 @@ def examine(
         server: the server that the volumes must fit.
         base_path: PATH of the manager's own environment, which stays first.
         base_ld_library_path: its LD_LIBRARY_PATH, likewise.
-        root: looked at instead of ``extensions.root``.
+        root: looked at instead of ``extensions.root``, or what was found there.
         clock: seconds, for the duration.
     """
     begun = clock()
-    place = (root or settings.extensions.root).absolute()
-    found = discover(place, settings.extensions.volumes)
-    verdict = judge(found, server, settings, is_there)
+    if not isinstance(root, RootFacts):
+        root = discover((root or settings.extensions.root).absolute(), settings.extensions.volumes)
+    verdict = judge(root, server, settings, is_there)
     base = Base(base_path, base_ld_library_path)
     composition = compose(verdict.accepted, settings, server, base)
     loaded = preloading.judge(verdict.accepted, composition.composed, settings, server, is_there)
     absent = {Code.ABSENT.value, Code.REQUIRED_ABSENT.value}
     is_absent = any(each.code in absent for each in verdict.findings)
     report = ExtensionsReport(
-        root=str(place),
+        root=root.root,
         scan_seconds=clock() - begun,
         volumes=verdict.volumes,
         findings=(*verdict.findings, *composition.findings, *loaded),
         composed=composition.composed,
         pending_action=PendingAction.REMOUNT if is_absent else PendingAction.NONE,
     )
-    return Examination(report, composition.parameters, found.volumes)
+    return Examination(report, composition.parameters, root.volumes)
 
 
 def complete(examination: Examination, server: ServerFacts) -> Examination:

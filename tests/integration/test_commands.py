@@ -30,7 +30,7 @@ CLIENTS = (
     "fence",
     "unfence",
 )
-COMMANDS = ("run", "check", "compose", *CLIENTS)
+COMMANDS = ("run", "check", "compose", "extension", *CLIENTS)
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,199 @@
+"""Directories that are, or are to be, extension volumes: all that can be told of them.
+
+Only reads, and nothing is executed: authors look at their work here, also at an image of another
+machine. Neither a directory's name nor how it is mounted counts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from instance_manager.extensions import scan
+from instance_manager.extensions.control import updatable_versions
+from instance_manager.extensions.discovery import look_into
+from instance_manager.extensions.elf import ElfError, SharedObject
+from instance_manager.extensions.facts import RootFacts, ServerFacts
+from instance_manager.extensions.files import FileView, open_regular
+from instance_manager.extensions.hashing import with_content_hashes
+from instance_manager.extensions.models import Extension, Finding, Library, State, Volume
+from instance_manager.extensions.paths import display, is_volume_name
+from instance_manager.extensions.reading import VolumeReader
+from instance_manager.extensions.volumes import FIRST_MAJOR
+from instance_manager.settings.models import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from instance_manager.extensions.facts import ControlFacts, VolumeFacts
+
+_MAXIMUM_FILES: Final = 100_000
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class InspectedExtension(Extension):
+    """An extension, and the versions that can be updated to its default version."""
+
+    updatable_from: tuple[str, ...]
+
+
+class InspectedLibrary(Library):
+    """A shared object, with the name that others need it by, and its size."""
+
+    soname: str | None
+    size_bytes: int | None
+
+
+class InspectedVolume(_Frozen):
+    """What ``GET /v1/extensions`` says of a volume but for its mount, and more."""
+
+    name: str
+    path: str
+    state: State
+    size_bytes: int
+    content_sha256: str | None
+    extensions: tuple[InspectedExtension, ...]
+    libraries: tuple[InspectedLibrary, ...]
+    findings: tuple[Finding, ...]
+
+
+class Judge(_Frozen):
+    """The server that the volumes had to fit; *version* and *program* where one was found."""
+
+    postgres_major: int
+    machine: str
+    version: str | None
+    program: str | None
+
+
+class Inspection(_Frozen):
+    """Several volumes, judged as if a server had them all; *findings* are those of the set."""
+
+    server: Judge
+    volumes: tuple[InspectedVolume, ...]
+    findings: tuple[Finding, ...]
+
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Return the findings of the whole set, and those of every volume."""
+        of_volumes = (finding for volume in self.volumes for finding in volume.findings)
+        return (*self.findings, *of_volumes)
+
+
+def inspect(
+    directories: Sequence[Path],
+    server: ServerFacts | None,
+    version: str | None = None,
+    *,
+    major: int | None = None,
+    machine: str | None = None,
+) -> Inspection:
+    """Return what *directories* hold, and what is wrong with it.
+
+    Args:
+        directories: absolute paths.
+        server: what the volumes must fit; if it is None, what most of their modules are for.
+        version: the server's, as text.
+        major: judge against another major version.
+        machine: judge against another machine, named as ``uname -m`` does.
+    """
+    names = _names(directories)
+    volumes = tuple(map(look_into, directories, names))
+    judge = _adapt(server or _usual(volumes), major, machine)
+    listed = [{"name": name} for name in names if is_volume_name(name)]
+    report = scan.examine(
+        Settings.model_validate({"extensions": {"volumes": listed}}),
+        judge,
+        base_path=None,
+        base_ld_library_path=None,
+        root=RootFacts("", volumes),
+    ).report
+    described = with_content_hashes(report).volumes
+    return Inspection(
+        server=Judge(
+            postgres_major=judge.major,
+            machine=judge.machine,
+            version=version if judge.program else None,
+            program=judge.program or None,
+        ),
+        volumes=tuple(map(_inspected, described, volumes, directories)),
+        findings=report.findings,
+    )
+
+
+def _names(directories: Sequence[Path]) -> list[str]:
+    """Return a name for each: its own, or its whole path where another one has the same."""
+    counts = Counter(path.name for path in directories)
+    return [display(path.name if counts[path.name] == 1 else str(path)) for path in directories]
+
+
+def _usual(volumes: Iterable[VolumeFacts]) -> ServerFacts:
+    modules = [one for each in volumes for one in each.libraries if one.magic]
+    majors = Counter(one.magic.block.major for one in modules if one.magic and one.magic.block)
+    machines = Counter(one.machine for one in modules if one.machine)
+    return ServerFacts(
+        major=majors.most_common(1)[0][0] if majors else FIRST_MAJOR,
+        machine=machines.most_common(1)[0][0] if machines else os.uname().machine,
+    )
+
+
+def _adapt(server: ServerFacts, major: int | None, machine: str | None) -> ServerFacts:
+    """Return the facts of the server that is asked for: of another one, less is known."""
+    if major is not None and major != server.major:
+        return ServerFacts(major=major, machine=machine or server.machine, abi=server.abi)
+    if machine is not None and machine != server.machine:
+        return server._replace(machine=machine, program="", library_directory="")
+    return server
+
+
+def _inspected(volume: Volume, facts: VolumeFacts, directory: Path) -> InspectedVolume:
+    reader = VolumeReader(directory)
+    return InspectedVolume(
+        name=volume.name,
+        path=volume.path,
+        state=volume.state,
+        size_bytes=sum(_sizes(directory)),
+        content_sha256=volume.content_sha256,
+        extensions=tuple(
+            InspectedExtension(**one.model_dump(), updatable_from=_updatable_from(reader, control))
+            for one, control in zip(volume.extensions, facts.controls, strict=True)
+        ),
+        libraries=tuple(_inspected_library(one, directory) for one in volume.libraries),
+        findings=volume.findings,
+    )
+
+
+def _updatable_from(reader: VolumeReader, control: ControlFacts) -> tuple[str, ...]:
+    version = control.control.default_version
+    names = reader.files(control.script_directory)
+    return updatable_versions(control.extension, names or (), version) if version else ()
+
+
+def _inspected_library(library: Library, directory: Path) -> InspectedLibrary:
+    soname, size = None, None
+    try:
+        with open_regular(directory / library.path) as (descriptor, size):
+            soname = SharedObject(FileView(descriptor, size)).soname
+    except (OSError, ElfError):
+        pass  # what is wrong with the file is a finding already
+    return InspectedLibrary(**library.model_dump(), soname=soname, size_bytes=size)
+
+
+def _sizes(directory: Path) -> Iterator[int]:
+    """Yield the sizes of the files in bytes; links are not followed."""
+    count = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            count += 1
+            if count > _MAXIMUM_FILES:
+                return
+            try:
+                yield os.lstat(Path(place) / name).st_size
+            except OSError:
+                continue  # it vanished while we looked
