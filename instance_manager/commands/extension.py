@@ -6,6 +6,7 @@ finding of severity error, 2 for a path that is no directory, else 0.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -46,11 +47,17 @@ def run(options: argparse.Namespace) -> int:
     if options.postgres_major is not None and options.postgres_major not in _MAJORS:
         raise UsageError(f"cannot judge for PostgreSQL {options.postgres_major}: no such version")
     server, version = _server(options)
+    is_document = options.output == "json"
     inspected = inspection.inspect(
-        directories, server, version, major=options.postgres_major, machine=machine
+        directories,
+        server,
+        version,
+        major=options.postgres_major,
+        machine=machine,
+        hash_contents=is_document,
     )
-    if options.output == "json":
-        print(inspected.model_dump_json(indent=2))
+    if is_document:
+        print(json.dumps(inspected.model_dump(mode="json"), indent=2))
     else:
         terminal.write(sys.stdout, render(inspected, terminal.style_of(sys.stdout, os.environ)))
     has_error = any(one.severity is Severity.ERROR for one in inspected.all_findings())
@@ -66,7 +73,8 @@ def _directory(path: str) -> Path:
             f"cannot inspect {path!r}: {error.strerror}",
             hint="name a directory that holds share/extension or lib, such as a mounted image",
         ) from error
-    return Path(os.path.normpath(directory))
+    # What is left of the path must name the directory.
+    return directory.resolve() if directory.name in {"", ".."} else directory
 
 
 def _machine(name: str | None) -> str | None:

@@ -93,6 +93,7 @@ def inspect(
     *,
     major: int | None = None,
     machine: str | None = None,
+    hash_contents: bool = False,
 ) -> Inspection:
     """Return what *directories* hold, and what is wrong with it.
 
@@ -102,6 +103,7 @@ def inspect(
         version: the server's, as text.
         major: judge against another major version.
         machine: judge against another machine, named as ``uname -m`` does.
+        hash_contents: read every byte, for ``content_sha256``.
     """
     names = _names(directories)
     volumes = tuple(map(look_into, directories, names))
@@ -114,7 +116,8 @@ def inspect(
         base_ld_library_path=None,
         root=RootFacts("", volumes),
     ).report
-    described = with_content_hashes(report).volumes
+    if hash_contents:
+        report = with_content_hashes(report)
     return Inspection(
         server=Judge(
             postgres_major=judge.major,
@@ -122,7 +125,7 @@ def inspect(
             version=version if judge.program else None,
             program=judge.program or None,
         ),
-        volumes=tuple(map(_inspected, described, volumes, directories)),
+        volumes=tuple(map(_inspected, report.volumes, volumes, directories)),
         findings=report.findings,
     )
 
@@ -130,7 +133,10 @@ def inspect(
 def _names(directories: Sequence[Path]) -> list[str]:
     """Return a name for each: its own, or its whole path where another one has the same."""
     counts = Counter(path.name for path in directories)
-    return [display(path.name if counts[path.name] == 1 else str(path)) for path in directories]
+    return [
+        display(path.name if path.name and counts[path.name] == 1 else str(path))
+        for path in directories
+    ]
 
 
 def _usual(volumes: Iterable[VolumeFacts]) -> ServerFacts:
@@ -186,13 +192,13 @@ def _inspected_library(library: Library, directory: Path) -> InspectedLibrary:
 
 
 def _sizes(directory: Path) -> Iterator[int]:
-    """Yield the sizes of the files in bytes; links are not followed."""
+    """Yield the sizes of the files in bytes, of so many at the most; links are not followed."""
     count = 0
     for place, _, names in os.walk(directory):
+        count += 1 + len(names)
+        if count > _MAXIMUM_FILES:
+            return
         for name in names:
-            count += 1
-            if count > _MAXIMUM_FILES:
-                return
             try:
                 yield os.lstat(Path(place) / name).st_size
             except OSError:

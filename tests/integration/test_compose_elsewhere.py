@@ -68,7 +68,9 @@ class Stock:
                 **as_account(),
             )
         try:
-            with until(lambda: self._connected(process, log), "the server answers") as session:
+            session = until(lambda: self._connected(process, log), "the server answers")
+            assert session is not None
+            with session:
                 yield session
         finally:
             process.send_signal(signal.SIGINT)
@@ -140,11 +142,11 @@ def test_without_what_is_composed_a_stock_server_knows_nothing_of_a_volume(stock
 
 
 def test_a_stock_server_takes_the_lines_and_the_environment_from_a_shell(stock: Stock) -> None:
-    """As the help text of compose says it: append, evaluate, start."""
+    """As the documentation says it: include, evaluate, start."""
     script = f"""
-{stock.compose} --format conf >> "$PGDATA/postgresql.conf"
-composed=$({stock.compose} --format env)
-eval "$composed"
+echo "include 'volumes.conf'" >> "$PGDATA/postgresql.conf"
+{stock.compose} --format conf > "$PGDATA/volumes.conf"
+composed=$({stock.compose} --format env) && eval "$composed"
 exec {shlex.join(stock.postgres)}
 """
     with stock.started(script) as session:
@@ -165,13 +167,15 @@ END
 
 
 def test_a_volume_that_can_not_work_keeps_nobody_from_starting(stock: Stock) -> None:
-    """What is composed leaves it out, and the exit code of check is there to ask before."""
+    """What is composed leaves it out, and the exit code of check is there to ask before.
+
+    Lines and variables are taken as the help text of compose says it: append and evaluate.
+    """
     library = stock.manager.directory / "it's volumes" / "pgvector" / "lib" / "vector.so"
     library.write_bytes(library.read_bytes()[:5000])
     script = f"""
 {stock.compose} >> "$PGDATA/postgresql.conf"
-composed=$({stock.compose} --format env)
-eval "$composed"
+eval "$({stock.compose} --format env)"
 exec {shlex.join(stock.postgres)}
 """
     with stock.started(script) as session:

@@ -46,7 +46,7 @@ def test_a_volume_shows_versions_update_paths_and_what_its_libraries_say(
 ) -> None:
     """More than the report of a running manager needs."""
     place = sample("sample")
-    (volume,) = inspect([place], server).volumes
+    (volume,) = inspect([place], server, hash_contents=True).volumes
 
     assert (volume.name, volume.path, volume.state) == ("sample", str(place), State.READY)
     assert volume.findings == ()
@@ -146,6 +146,13 @@ def test_damage_is_a_finding_and_never_an_error(volume: MakeVolume, server: Serv
 
     assert inspected.volumes[0].state is State.QUARANTINED
     assert [one.size_bytes for one in inspected.volumes[0].libraries] == [4]
+
+
+def test_a_file_system_is_no_volume_and_costs_bounded_time(server: ServerFacts) -> None:
+    """Whoever gives a wrong path gets an answer."""
+    (volume,) = inspect([Path("/")], server).volumes
+
+    assert (volume.name, volume.content_sha256) == ("/", None)
 
 
 def test_update_paths_are_followed_backwards_through_circles() -> None:
