@@ -89,6 +89,8 @@ def render(examined: Examined, style: Style) -> Iterator[str]:
         yield from findings.lines(volumes.findings)
     yield from report.composed_lines(volumes.composed, examined.examination.parameters, style)
     yield from _data_directory(examined, style)
+    if examined.refusal is not None:
+        yield from style.lines("to let it start:", examined.refusal.hint, colour="bold")
     yield report.totals(volumes.all_findings(), int(examined.problem is not None))
     refusal = examined.refusal or examined.problem
     text = report.outcome(volumes, refusal, is_new=examined.is_new)

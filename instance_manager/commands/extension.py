@@ -123,7 +123,8 @@ def _volume_lines(
     volume: InspectedVolume, findings: report.Findings, style: Style
 ) -> Iterator[str]:
     yield from report.heading(volume.name, volume.state, volume.extensions, style)
-    yield from style.lines("", f"{volume.path}, {size(volume.size_bytes)}", indent=2, hang=4)
+    whole = "many files" if volume.size_bytes is None else size(volume.size_bytes)
+    yield from style.lines("", f"{volume.path}, {whole}", indent=2, hang=4)
     if volume.extensions:
         yield from style.lines("", "extensions", indent=2)
         rows = [(one.name, _extension(one)) for one in volume.extensions]

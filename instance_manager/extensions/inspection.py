@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,11 +28,11 @@ from instance_manager.extensions.volumes import FIRST_MAJOR
 from instance_manager.settings.models import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from instance_manager.extensions.facts import ControlFacts, VolumeFacts
 
-_MAXIMUM_FILES: Final = 100_000
+_MAXIMUM_FILES: Final = 20_000
 
 
 class _Frozen(BaseModel):
@@ -52,12 +53,15 @@ class InspectedLibrary(Library):
 
 
 class InspectedVolume(_Frozen):
-    """What ``GET /v1/extensions`` says of a volume but for its mount, and more."""
+    """What ``GET /v1/extensions`` says of a volume but for its mount, and more.
+
+    ``size_bytes`` is None where there are more files than any volume has.
+    """
 
     name: str
     path: str
     state: State
-    size_bytes: int
+    size_bytes: int | None
     content_sha256: str | None
     extensions: tuple[InspectedExtension, ...]
     libraries: tuple[InspectedLibrary, ...]
@@ -164,7 +168,7 @@ def _inspected(volume: Volume, facts: VolumeFacts, directory: Path) -> Inspected
         name=volume.name,
         path=volume.path,
         state=volume.state,
-        size_bytes=sum(_sizes(directory)),
+        size_bytes=_size_of(directory),
         content_sha256=volume.content_sha256,
         extensions=tuple(
             InspectedExtension(**one.model_dump(), updatable_from=_updatable_from(reader, control))
@@ -191,15 +195,14 @@ def _inspected_library(library: Library, directory: Path) -> InspectedLibrary:
     return InspectedLibrary(**library.model_dump(), soname=soname, size_bytes=size)
 
 
-def _sizes(directory: Path) -> Iterator[int]:
-    """Yield the sizes of the files in bytes, of so many at the most; links are not followed."""
-    count = 0
+def _size_of(directory: Path) -> int | None:
+    """Return the sizes of all files together; links are not followed."""
+    count = total = 0
     for place, _, names in os.walk(directory):
         count += 1 + len(names)
         if count > _MAXIMUM_FILES:
-            return
+            return None
         for name in names:
-            try:
-                yield os.lstat(Path(place) / name).st_size
-            except OSError:
-                continue  # it vanished while we looked
+            with suppress(OSError):  # it may vanish while we look
+                total += os.lstat(Path(place) / name).st_size
+    return total

@@ -259,6 +259,7 @@ def test_check_says_what_run_would_refuse(manager: Manager) -> None:
         "run would refuse to start postgres (exit code 3): "
         'the required volume "missing" is not there'
     )
+    assert f"to let it start: {refusal['hint']}\n" in text.stdout
     manager.trust().start()
     failure = manager.until_phase("failed")["failure"]
     assert {name: failure[name] for name in refusal} == refusal

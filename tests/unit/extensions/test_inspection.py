@@ -152,7 +152,7 @@ def test_a_file_system_is_no_volume_and_costs_bounded_time(server: ServerFacts) 
     """Whoever gives a wrong path gets an answer."""
     (volume,) = inspect([Path("/")], server).volumes
 
-    assert (volume.name, volume.content_sha256) == ("/", None)
+    assert (volume.name, volume.size_bytes, volume.content_sha256) == ("/", None, None)
 
 
 def test_update_paths_are_followed_backwards_through_circles() -> None:
