@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from psycopg import AsyncConnection
@@ -94,10 +95,13 @@ async def connect(
     *,
     database: str = "postgres",
     deadline_seconds: float = 5.0,
+    parameters: Mapping[str, str] | None = None,
 ) -> AsyncConnection[tuple[Any, ...]]:
     """Open a connection for SQL over the unix socket; the caller closes it.
 
     Statements are limited to the same deadline. No password file and no service file is read.
+    *parameters* hold from the start of the session, whatever the role or the database prefers;
+    their values are words without a space.
 
     Raises:
         psycopg.Error: the server refuses, or does not answer in time.
@@ -115,7 +119,8 @@ async def connect(
         options=f"-c statement_timeout={round(deadline_seconds * 1000)}"
         " -c default_transaction_read_only=off -c search_path=pg_catalog"
         # Whatever the cluster or the role prefers, these are what the driver understands.
-        " -c datestyle=ISO -c intervalstyle=postgres -c client_encoding=UTF8",
+        " -c datestyle=ISO -c intervalstyle=postgres -c client_encoding=UTF8"
+        + "".join(f" -c {name}={value}" for name, value in (parameters or {}).items()),
         passfile="/nonexistent",
     )
 

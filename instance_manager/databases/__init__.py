@@ -1,0 +1,1 @@
+"""WHAT DO DATABASES USE? Their extensions and libraries, read while the server runs."""

@@ -1,0 +1,274 @@
+"""Reads from the running server what each database uses, and what it could use.
+
+Each fact by itself: one broken control file makes ``pg_available_extensions`` fail, one vanished
+library makes every query of a database fail, and neither must hide the rest. No code of a database
+owner's runs: names mean those of ``pg_catalog``, libraries and event triggers of a login are off.
+Each connection is short: ``DROP DATABASE`` waits five seconds for others to leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from psycopg import Error, errors
+from psycopg.adapt import Loader
+
+from instance_manager.databases.facts import (
+    Available,
+    Database,
+    Installed,
+    Inventory,
+    Library,
+    Override,
+    Reading,
+    Update,
+)
+from instance_manager.postgres.connection import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+    from pathlib import Path
+
+    from psycopg import AsyncConnection
+    from psycopg.abc import Buffer
+
+MAINTENANCE_DATABASES: Final = ("postgres", "template1")
+"""Where to ask what is the same everywhere."""
+_STATEMENT_SECONDS: Final = 2.0
+_DATABASE_SECONDS: Final = 4.0
+_REST_SHARE: Final = 4
+"""For each second of reading, so many of rest: a thousand databases must not cost a core."""
+_LONGEST_REST_SECONDS: Final = 1.0
+"""What took longer was waiting."""
+_LIMIT_ROWS: Final = 5000
+"""The limit in the queries: more than any database has, unless somebody is after our memory."""
+_FIRST_MAJOR_WITH_LOGIN_TRIGGERS: Final = 17
+
+_DATABASES: Final = """
+SELECT datname, oid::int8 FROM pg_database
+WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname"""
+"""-2 marks one whose DROP was interrupted: nobody can connect to it."""
+
+_OVERRIDES: Final = """
+SELECT split_part(c.setting, '=', 1), substr(c.setting, strpos(c.setting, '=') + 1),
+       d.datname, r.rolname
+FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS c(setting)
+LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
+WHERE lower(split_part(c.setting, '=', 1)) IN ('extension_control_path', 'dynamic_library_path',
+      'session_preload_libraries', 'local_preload_libraries')
+ORDER BY 3, 4, 1 LIMIT 5000"""
+
+_EXTENSIONS: Final = """
+SELECT e.extname, e.extversion, n.nspname
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+ORDER BY 1 LIMIT 5000"""
+
+_LIBRARIES: Final = """
+SELECT p.probin, e.extname,
+       array_remove(array_agg(DISTINCT a.amname::text), NULL),
+       array_remove(array_agg(DISTINCT l.lanname::text), NULL)
+FROM pg_proc p
+LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+     AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+LEFT JOIN pg_extension e ON e.oid = d.refobjid
+LEFT JOIN pg_am a ON a.amhandler = p.oid
+LEFT JOIN pg_language l ON p.oid IN (l.lanplcallfoid, l.laninline, l.lanvalidator)
+WHERE p.probin IS NOT NULL AND (p.oid >= 16384 OR e.oid IS NOT NULL)
+GROUP BY 1, 2 ORDER BY 1, 2 LIMIT 5000"""
+"""Without what initdb made: ``FirstNormalObjectId``, transam.h. That is the server's own."""
+
+_AVAILABLE: Final = "SELECT name, default_version FROM pg_available_extensions ORDER BY 1"
+_VERSIONS: Final = """
+SELECT name, array_agg(version ORDER BY version)
+FROM pg_available_extension_versions GROUP BY 1"""
+_UPDATES: Final = """
+SELECT target, string_to_array(path, '--') FROM pg_extension_update_paths(%s)
+WHERE source = %s AND path IS NOT NULL ORDER BY 1"""
+
+
+class Place(NamedTuple):
+    """Where the server answers, as whom to ask it, and its major version."""
+
+    socket_directory: Path
+    port: int
+    user: str
+    major: int
+
+    def session(self) -> dict[str, str]:
+        """Return what keeps a session from running what is not the server's own."""
+        parameters = {
+            "session_preload_libraries": "",
+            "local_preload_libraries": "",
+            "lock_timeout": "1000",
+        }
+        if self.major >= _FIRST_MAJOR_WITH_LOGIN_TRIGGERS:
+            parameters["event_triggers"] = "off"
+        return parameters
+
+
+class _Lenient(Loader):
+    """Texts as they are: a database in SQL_ASCII may hold bytes that are no UTF-8."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="backslashreplace")
+
+
+class Reader:
+    """Reads one server, again and again; what an update path costs is paid once."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._updates: dict[tuple[str, str, tuple[str, ...]], tuple[Update, ...] | None] = {}
+
+    async def read(self, *, rest: bool = True) -> Reading | None:
+        """Return what every database uses; None where not even their names can be read.
+
+        With *rest*, most of the time is left to others.
+        """
+        problems: list[str] = []
+        databases = await self._ask_anywhere(_DATABASES, problems, "databases")
+        if databases is None:
+            return None
+        overrides = await self._ask_anywhere(_OVERRIDES, problems, "settings of roles")
+        read = [await self._read_database(*row, rest=rest) for row in databases]
+        inventory = Inventory(
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            tuple(each for each in read if each is not None),
+            tuple(Override(*row) for row in overrides or ()),
+        )
+        available = await self._read_available(problems)
+        updates = await self._read_updates(inventory, available or (), problems)
+        return Reading(inventory, available, updates, tuple(problems))
+
+    async def _read_database(self, name: str, oid: int, *, rest: bool) -> Database | None:
+        """Return what one database uses; None where it is gone by now."""
+        clock = asyncio.get_running_loop().time
+        begun, problems = clock(), list[str]()
+        extensions, libraries = None, None
+        try:
+            async with self._connected(name) as connection:
+                extensions = await _ask(connection, _EXTENSIONS, problems, "extensions")
+                libraries = await _ask(connection, _LIBRARIES, problems, "libraries")
+        except errors.InvalidCatalogName:
+            return None
+        except (Error, OSError, TimeoutError) as error:
+            problems.append(f"cannot read the database: {_reason(error)}")
+        if rest:
+            await asyncio.sleep(min((clock() - begun) * _REST_SHARE, _LONGEST_REST_SECONDS))
+        return Database(
+            name,
+            oid,
+            None if extensions is None else tuple(Installed(*row) for row in extensions),
+            None if libraries is None else tuple(_library(*row) for row in libraries),
+            tuple(problems),
+        )
+
+    async def _read_available(self, problems: list[str]) -> tuple[Available, ...] | None:
+        rows = await self._ask_anywhere(_AVAILABLE, problems, "available extensions")
+        if rows is None:
+            return None
+        versions = dict(await self._ask_anywhere(_VERSIONS, problems, "available versions") or ())
+        return tuple(
+            Available(name, default, tuple(versions.get(name, ()))) for name, default in rows
+        )
+
+    async def _read_updates(
+        self, inventory: Inventory, available: Iterable[Available], problems: list[str]
+    ) -> dict[tuple[str, str], tuple[Update, ...] | None]:
+        versions = {each.name: each.versions for each in available}
+        installed = {
+            (each.name, each.version)
+            for database in inventory.databases
+            for each in database.extensions or ()
+        }
+        updates: dict[tuple[str, str], tuple[Update, ...] | None] = {}
+        for name, version in sorted(installed):
+            others = tuple(one for one in versions.get(name, ()) if one != version)
+            updates[name, version] = (
+                await self._read_paths(name, version, others, problems) if others else ()
+            )
+        return updates
+
+    async def _read_paths(
+        self, name: str, version: str, others: tuple[str, ...], problems: list[str]
+    ) -> tuple[Update, ...] | None:
+        """Return the paths from a version; the server takes seconds where versions are many."""
+        key = name, version, others
+        if key not in self._updates:
+            rows = await self._ask_anywhere(
+                _UPDATES, problems, f"update paths of {name}", (name, version)
+            )
+            self._updates[key] = (
+                None if rows is None else tuple(Update(to, tuple(path)) for to, path in rows)
+            )
+        return self._updates[key]
+
+    async def _ask_anywhere(
+        self, query: str, problems: list[str], what: str, values: tuple[str, ...] = ()
+    ) -> list[tuple[Any, ...]] | None:
+        """Ask the first maintenance database that lets us in."""
+        reason = ""
+        for database in MAINTENANCE_DATABASES:
+            try:
+                async with self._connected(database) as connection:
+                    return await _ask(connection, query, problems, what, values)
+            except (Error, OSError, TimeoutError) as error:
+                reason = reason or _reason(error)
+        problems.append(f"cannot read {what}: {reason}")
+        return None
+
+    @asynccontextmanager
+    async def _connected(self, database: str) -> AsyncGenerator[AsyncConnection[tuple[Any, ...]]]:
+        async with asyncio.timeout(_DATABASE_SECONDS):
+            connection = await connect(
+                self._place.socket_directory,
+                self._place.port,
+                self._place.user,
+                database=database,
+                deadline_seconds=_STATEMENT_SECONDS,
+                parameters=self._place.session(),
+            )
+            try:
+                for kind in ("text", "name"):
+                    connection.adapters.register_loader(kind, _Lenient)
+                yield connection
+            finally:
+                await connection.close()
+
+
+async def _ask(
+    connection: AsyncConnection[tuple[Any, ...]],
+    query: str,
+    problems: list[str],
+    what: str,
+    values: tuple[str, ...] = (),
+) -> list[tuple[Any, ...]] | None:
+    """Return the rows; None where this one thing can't be read, noted among *problems*.
+
+    Raises:
+        psycopg.Error: the connection is lost.
+    """
+    try:
+        rows = await (await connection.execute(query.encode(), values or None)).fetchall()
+    except Error as error:
+        if connection.closed:
+            raise
+        problems.append(f"cannot read {what}: {_reason(error)}")
+        return None
+    if len(rows) == _LIMIT_ROWS:
+        problems.append(f"cannot read all {what}: only the first {_LIMIT_ROWS} are looked at")
+    return rows
+
+
+def _library(
+    name: str, extension: str | None, access_methods: list[str], languages: list[str]
+) -> Library:
+    return Library(name, extension, tuple(access_methods), tuple(languages))
+
+
+def _reason(error: Exception) -> str:
+    """Return one line that says what went wrong."""
+    return (str(error).strip() or "no answer in time").splitlines()[0]

@@ -1,0 +1,162 @@
+"""What is read of the databases of a real server, whatever their owners put there."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from instance_manager.databases.facts import Database, Installed, Library, Override, Reading
+from instance_manager.databases.reading import Place, Reader
+from tests.support.manager import Manager, until
+
+
+def read(manager: Manager) -> Reading:
+    """Read the server that a manager runs."""
+    reader = Reader(Place(Path("127.0.0.1"), manager.port, "postgres", 18))
+    found = asyncio.run(reader.read())
+    assert found is not None
+    return found
+
+
+def of(reading: Reading, name: str) -> Database:
+    """Return one database of a reading."""
+    return next(each for each in reading.inventory.databases if each.name == name)
+
+
+@pytest.fixture
+def running(manager: Manager) -> Manager:
+    """Return a manager whose volumes are a copy that a test may spoil."""
+    root = manager.directory / "extensions"
+    subprocess.run(["cp", "-a", manager.server.extensions, root], check=True)
+    manager.settings["extensions"]["root"] = str(root)
+    return manager.trust().start().until_ready()
+
+
+def test_every_database_says_its_extensions_and_libraries(running: Manager) -> None:
+    """Templates too, where they allow connections; an access method names its library."""
+    running.query("CREATE DATABASE app")
+    running.query("CREATE SCHEMA things", dbname="app")
+    running.query("CREATE EXTENSION vector SCHEMA things", dbname="app")
+    reading = read(running)
+    app = of(reading, "app")
+
+    assert [each.name for each in reading.inventory.databases] == ["app", "postgres", "template1"]
+    assert app.extensions is not None
+    assert app.libraries is not None
+    vector = next(each for each in app.extensions if each.name == "vector")
+    assert vector == Installed("vector", vector.version, "things")
+    library = next(each for each in app.libraries if each.extension == "vector")
+    assert library == Library("$libdir/vector", "vector", ("hnsw", "ivfflat"), ())
+    assert Library("$libdir/plpgsql", "plpgsql", (), ("plpgsql",)) in app.libraries
+    assert of(reading, "template1").problems == ()
+    assert reading.available is not None
+    assert {each.name for each in reading.available} >= {"plpgsql", "vector"}
+    assert reading.problems == ()
+
+
+def test_what_an_older_version_can_be_updated_to_is_read(running: Manager) -> None:
+    """Each target has the versions on its way, from the installed one."""
+    running.query("CREATE EXTENSION vector")
+    running.query("UPDATE pg_extension SET extversion = '0.7.0' WHERE extname = 'vector'")
+    updates = read(running).updates["vector", "0.7.0"]
+
+    assert updates is not None
+    assert all(each.path[0] == "0.7.0" and each.path[-1] == each.target for each in updates)
+    assert "0.8.0" in {each.target for each in updates}
+
+
+def test_a_broken_control_file_hides_only_what_is_available(running: Manager) -> None:
+    """The view of the whole server fails; what is installed is read all the same."""
+    running.query("CREATE EXTENSION vector")
+    volume = Path(running.settings["extensions"]["root"]) / "pgvector"
+    (volume / "share" / "extension" / "broken.control").write_text("magic_sauce = 'yes'\n")
+    reading = read(running)
+
+    assert reading.available is None
+    assert any("magic_sauce" in each for each in reading.problems)
+    assert {each.name for each in of(reading, "postgres").extensions or ()} >= {"vector"}
+
+
+def test_a_vanished_library_does_not_hide_who_needs_it(running: Manager) -> None:
+    """Catalogs are read with the server's own functions alone."""
+    running.query("CREATE EXTENSION vector")
+    shutil.rmtree(Path(running.settings["extensions"]["root"]) / "pgvector")
+    database = of(read(running), "postgres")
+
+    assert any(each.name == "$libdir/vector" for each in database.libraries or ())
+    assert database.problems == ()
+
+
+TRAPS = """
+CREATE SCHEMA trap;
+CREATE TABLE trap.ran (what text);
+CREATE FUNCTION trap.aggregated(text) RETURNS text LANGUAGE plpgsql AS
+ $$ BEGIN INSERT INTO trap.ran VALUES ('view'); RETURN $1; END $$;
+CREATE FUNCTION trap.split_part(text, text, int) RETURNS text LANGUAGE plpgsql AS
+ $$ BEGIN INSERT INTO trap.ran VALUES ('function'); RETURN ''; END $$;
+CREATE TABLE trap.pg_extension (extname text);
+CREATE VIEW trap.pg_proc AS SELECT trap.aggregated('x') AS probin;
+CREATE FUNCTION trap.login() RETURNS event_trigger LANGUAGE plpgsql AS
+ $$ BEGIN INSERT INTO trap.ran VALUES ('login'); RAISE 'nobody'; END $$;
+ALTER DATABASE postgres SET search_path = trap, pg_catalog;
+ALTER ROLE postgres SET search_path = trap, pg_catalog;
+ALTER DATABASE postgres SET session_preload_libraries = 'nowhere';
+ALTER ROLE ALL SET dynamic_library_path = '/elsewhere';
+CREATE EVENT TRIGGER trap ON login EXECUTE FUNCTION trap.login();
+ALTER EVENT TRIGGER trap ENABLE ALWAYS;
+"""
+"""A login trigger, look-alikes of the catalog, and a library that can't be loaded."""
+
+
+def test_what_an_owner_put_in_the_way_is_not_run(running: Manager) -> None:
+    """The database is read as if nothing of it were there."""
+    running.query(TRAPS)
+    reading = read(running)
+
+    assert of(reading, "postgres").problems == ()
+    assert {each.name for each in of(reading, "postgres").extensions or ()} == {"plpgsql"}
+    assert reading.inventory.overrides == (
+        Override("session_preload_libraries", "nowhere", "postgres", None),
+        Override("dynamic_library_path", "/elsewhere", None, None),
+    )
+    look = "-c event_triggers=off -c session_preload_libraries= -c search_path=pg_catalog"
+    assert running.query("SELECT * FROM trap.ran", options=look) == []
+
+
+def test_a_database_that_can_not_be_entered_is_said_and_the_rest_is_read(
+    running: Manager,
+) -> None:
+    """Its directory is gone; so are the reasons to believe that it uses nothing."""
+    running.query("CREATE DATABASE lost")
+    (oid,) = running.query("SELECT oid FROM pg_database WHERE datname = 'lost'")[0]
+    running.query("CHECKPOINT")
+    shutil.rmtree(running.data / "base" / str(oid))
+    reading = read(running)
+    lost = of(reading, "lost")
+
+    assert (lost.extensions, lost.libraries) == (None, None)
+    assert lost.problems
+    assert of(reading, "postgres").extensions
+
+
+def test_a_lock_on_a_catalog_delays_a_reading_and_nothing_else(running: Manager) -> None:
+    """A database whose catalog is locked is given up after a second, and said."""
+    with running.sql() as holder:
+        holder.execute("BEGIN")
+        holder.execute("LOCK TABLE pg_extension IN ACCESS EXCLUSIVE MODE")
+        locked = of(read(running), "postgres")
+
+    assert locked.extensions is None
+    assert any("lock timeout" in each for each in locked.problems)
+    assert until(lambda: of(read(running), "postgres").extensions, "it is read again")
+
+
+def test_nothing_is_read_where_nobody_answers(tmp_path: Path) -> None:
+    """No server is no reading, and no error."""
+    reader = Reader(Place(tmp_path, 1, "postgres", 18))
+
+    assert asyncio.run(reader.read()) is None
