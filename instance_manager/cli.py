@@ -49,7 +49,8 @@ _EXAMPLES = {
   instance-manager status --output json | jq .phase""",
     "start": """examples:
   instance-manager start
-  instance-manager start --timeout 600""",
+  instance-manager start --timeout 600
+  instance-manager start --ignore-inventory""",
     "restart": """examples:
   instance-manager restart
   instance-manager restart --mode fast --output json""",
@@ -243,5 +244,11 @@ def _add_lifecycle(commands: Commands) -> None:
         command.add_argument(
             "--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait"
         )
+        if name == "start":
+            command.add_argument(
+                "--ignore-inventory",
+                action="store_true",
+                help="this once, whatever databases need by the last inventory",
+            )
         if name in {"stop", "restart", "fence"}:
             command.add_argument("--mode", choices=("smart", "fast", "immediate"))

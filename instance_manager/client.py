@@ -25,9 +25,11 @@ from instance_manager.api.models import (
     Operation,
     ProbeReport,
     Problem,
+    StartRequest,
     Status,
     StopRequest,
 )
+from instance_manager.databases.models import DatabaseExtensions, Databases
 from instance_manager.errors import Exit, InstanceManagerError
 from instance_manager.extensions.models import ExtensionsReport, Volume
 
@@ -163,6 +165,15 @@ class Client:
         """Return one volume."""
         return _parsed(await self._ask("GET", _path("v1", "extensions", name)), Volume)
 
+    async def databases(self) -> Databases:
+        """Return what every database uses, as it was read last."""
+        return _parsed(await self._ask("GET", "/v1/databases"), Databases)
+
+    async def database_extensions(self, database: str) -> DatabaseExtensions:
+        """Return what one database has installed, what is available, and update paths."""
+        path = _path("v1", "databases", database, "extensions")
+        return _parsed(await self._ask("GET", path), DatabaseExtensions)
+
     async def events(self) -> tuple[Event, ...]:
         """Return the remembered events, newest last."""
         return _parsed(await self._ask("GET", "/v1/events"), Items[Event]).items
@@ -180,9 +191,13 @@ class Client:
         path = _path("v1", "operations", operation_id)
         return await self._operate("DELETE", path, None, wait_seconds)
 
-    async def start(self, *, wait_seconds: float = 0) -> Operation:
-        """Start postgres; wait for it at most *wait_seconds*."""
-        return await self._operate("POST", "/v1/postgres/start", None, wait_seconds)
+    async def start(self, *, ignore_inventory: bool = False, wait_seconds: float = 0) -> Operation:
+        """Start postgres; wait for it at most *wait_seconds*.
+
+        With *ignore_inventory*, this once whatever databases need by the last inventory.
+        """
+        body = StartRequest(ignore_inventory=True) if ignore_inventory else None
+        return await self._operate("POST", "/v1/postgres/start", body, wait_seconds)
 
     async def stop(self, *, mode: StopMode | None = None, wait_seconds: float = 0) -> Operation:
         """Stop postgres and keep it stopped; without a mode, as the settings say."""

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from instance_manager.api import models
+    from instance_manager.databases.models import DatabaseExtensions, Databases
     from instance_manager.health.snapshot import Observer
     from instance_manager.health.storage import Storage
+    from instance_manager.inventory_watch import InventoryWatch
     from instance_manager.log import Sink
     from instance_manager.observability.events import Events
     from instance_manager.observability.log_pipe import PostgresLog
@@ -127,6 +129,8 @@ class Instance:
         self.events = records.events
         self.measurements = records.measurements
         self.heartbeat_at = clock()
+        self.watch: InventoryWatch | None = None
+        """Reads the databases; None until its module was imported."""
         self._environment: tuple[int, dict[str, str]] = (0, {})
         self._identity = identity
         self._rooms = rooms
@@ -197,6 +201,18 @@ class Instance:
             env=added,
         )
 
+    def databases(self) -> Databases:
+        """Return what every database uses, as it was read last."""
+        from instance_manager.databases import answers
+
+        return answers.databases_of(self.watch.reading if self.watch else None)
+
+    def database_extensions(self, database: str) -> DatabaseExtensions | None:
+        """Return the extensions of one database; None where it is not known."""
+        from instance_manager.databases import answers
+
+        return answers.extensions_of(self.watch.reading if self.watch else None, database)
+
     def status(self) -> models.Status:
         """Return the whole instance as it is known now."""
         from instance_manager import status
@@ -257,13 +273,18 @@ class Instance:
             restarts=supervisor.restarts,
             orphans_reaped=self._rooms.children.orphans_reaped,
             log_lines_dropped=self._rooms.sink.dropped,
-            findings=Counter(finding.code for finding in report.all_findings()),
+            findings=Counter(finding.code for finding in report.all_findings())
+            + (self.watch.findings() if self.watch else Counter()),
+            inventory_age_seconds=self.watch.age_seconds if self.watch else None,
             volumes=Counter(str(volume.state) for volume in report.volumes),
         )
 
-    async def start(self, progress: Progress) -> None:
+    async def start(self, ignore_inventory: bool, progress: Progress) -> None:
         """Start postgres and wait until it accepts connections."""
         supervisor = self._rooms.supervisor
+        if supervisor.state not in _ALIVE:
+            # It holds for restarts that nobody asks for, too.
+            self._rooms.startup.inventory.is_ignored = ignore_inventory
         supervisor.request(Event.START_REQUESTED)
         await self._until_started(progress)
 
@@ -316,6 +337,7 @@ class Instance:
     async def restart(self, mode: StopMode | None, progress: Progress) -> None:
         """Stop postgres, and start it again."""
         supervisor = self._rooms.supervisor
+        self._rooms.startup.inventory.is_ignored = False
         supervisor.request(Event.RESTART_REQUESTED, Rung(mode) if mode else None)
         await self._until_started(progress)
 

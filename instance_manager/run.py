@@ -184,6 +184,7 @@ class _Manager:
             "storage": rooms.storage.run,
             "hashing": lambda: _hash_volumes(rooms),
             "custody": lambda: _watch_over(rooms, records.events),
+            "inventory": lambda: _take_inventory(rooms, instance),
             "serving": lambda: self._serve(instance, supervisor),
         }
         async with asyncio.TaskGroup() as group:
@@ -322,6 +323,17 @@ async def _watch_over(rooms: Rooms, events: Events) -> None:
     custody = module.Custody(rooms.startup, rooms.supervisor, rooms.log, events)
     rooms.log.on_crash = custody.take_crash
     await custody.run()
+
+
+async def _take_inventory(rooms: Rooms, instance: Instance) -> None:
+    """Read what the databases use, as soon as it doesn't delay the start."""
+    await _start_is_over(rooms.supervisor)
+    module = await in_thread("import", importlib.import_module, "instance_manager.inventory_watch")
+    watch = instance.watch = module.InventoryWatch(
+        rooms.startup, rooms.supervisor, rooms.observer, clock=time.monotonic
+    )
+    rooms.shutdown.before_stop = watch.before_stop
+    await watch.run()
 
 
 async def _hash_volumes(rooms: Rooms) -> None:

@@ -19,6 +19,8 @@ from instance_manager.postgres import (
 from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from instance_manager.health.snapshot import Observer
     from instance_manager.observability.log_pipe import PostgresLog
     from instance_manager.postgres.stop_waits import Awaited
@@ -43,6 +45,8 @@ class Shutdown:
         self._startup = startup
         self._observer = observer
         self._log = log
+        self.before_stop: Callable[[], Awaitable[None]] | None = None
+        """Asked once more before a server that is to stop in order."""
         self._look: asyncio.Task[Awaited | None] | None = None
 
     async def checkpoint(self) -> None:
@@ -61,6 +65,8 @@ class Shutdown:
 
     async def checkpoint_first(self, limit_seconds: float) -> None:
         """Have a checkpoint made where much was written since the last one, within the limit."""
+        if self.before_stop is not None:
+            await self.before_stop()
         facts = self._observer.facts
         if facts is None or facts.since_checkpoint_bytes < _WORTH_A_CHECKPOINT_BYTES:
             return

@@ -17,13 +17,12 @@ from instance_manager.errors import (
     DiskSpaceError,
     InstanceManagerError,
     PreflightError,
-    Problem,
-    SettingsError,
 )
 from instance_manager.extensions import preflight
 from instance_manager.extensions.models import Severity
 from instance_manager.extensions.scan import complete, examine
 from instance_manager.fence import Fence
+from instance_manager.inventory import InventoryFile
 from instance_manager.log import get_logger
 from instance_manager.postgres import (
     before_start,
@@ -46,7 +45,6 @@ from instance_manager.postgres.fencing import Verdict
 from instance_manager.postgres.lease import Lease
 from instance_manager.server_configuration import Target, Written, write_configuration
 from instance_manager.settings.changes import keep, keys_needing_start
-from instance_manager.settings.secrets import read_secret
 from instance_manager.supervision.states import Event
 from instance_manager.supervision.threads import Serial, in_thread
 
@@ -60,7 +58,7 @@ if TYPE_CHECKING:
     from instance_manager.health.snapshot import Observer
     from instance_manager.observability.log_pipe import PostgresLog
     from instance_manager.postgres.binaries import Version
-    from instance_manager.settings.models import BootstrapSettings, Settings
+    from instance_manager.settings.models import Settings
     from instance_manager.supervision.children import Child, Children
     from instance_manager.surroundings import Surroundings
 
@@ -112,6 +110,9 @@ class Startup:
         self.lease = Lease(self.files.directory)
         self._files_turn = Serial()
         self.fence = Fence(self.files, surroundings.name, self._files_turn, self.has_own_lock)
+        self.inventory = InventoryFile(
+            self.files, surroundings.name, self._files_turn, self.has_own_lock
+        )
         self._has_run = False
         self._had_cluster = False
         self._told: dict[str, tuple[Finding, ...]] = {}
@@ -193,10 +194,17 @@ class Startup:
         """
         with self._timed("preflight"):
             self.examination = await in_thread("preflight", self._examine)
+        if self.inventory.is_foreign:
+            self._journal.on_event("InventoryIgnored", "an inventory that came with a copy")
         report = self.examination.report
         self._tell_once("volumes", report.all_findings())
         server = self._server_facts()
-        refused = preflight.refusal(report, self.settings, server.libraries)
+        refused = preflight.refusal(
+            report,
+            self.settings,
+            server.libraries,
+            ignore_inventory=self.inventory.is_ignored,
+        )
         if refused is not None:
             raise refused
 
@@ -358,13 +366,15 @@ class Startup:
         self._past_stale_pid = _past_stale_pid(directory)
 
     def _examine(self) -> Examination:
-        return examine(
+        server = self._server_facts()
+        examination = examine(
             self.settings,
-            self._server_facts(),
+            server,
             base_path=self.place.tools["PATH"],
             base_ld_library_path=self.place.library_path,
             clock=self._clock,
         )
+        return examination._replace(report=self.inventory.completed(examination.report, server))
 
     def _is_empty(self) -> bool:
         assert self.version is not None  # noqa: S101 - prepare() has read it
@@ -430,7 +440,7 @@ class Startup:
             environment=self.place.tools,
             server_environment=self._server_environment(),
             server_parameters=_search_paths(composed, self._server_facts().major),
-            passwords=_passwords(settings.bootstrap),
+            passwords=bootstrap.passwords_of(settings.bootstrap),
             instance=self._surroundings.name,
             lock=self._held.descriptor,
         )
@@ -465,29 +475,6 @@ def _search_paths(composed: Composed, major: int) -> dict[str, str]:
     if major >= parameters.FIRST_MAJOR_WITH_CONTROL_PATH:
         names.append("extension_control_path")
     return {name: value for name in names if (value := getattr(composed, name))}
-
-
-def _passwords(settings: BootstrapSettings) -> bootstrap.Passwords:
-    superuser = settings.superuser_password
-    if settings.superuser_password_file is not None:
-        superuser = read_secret(
-            settings.superuser_password_file, "bootstrap.superuser_password_file"
-        )
-    owner = None
-    if settings.owner_password_file is not None:
-        owner = read_secret(settings.owner_password_file, "bootstrap.owner_password_file")
-    return bootstrap.Passwords(
-        _one_line(superuser.get_secret_value()) if superuser else None,
-        owner.get_secret_value() if owner else None,
-    )
-
-
-def _one_line(password: str) -> str:
-    """Return the password; refuse what initdb would cut."""
-    if "\n" in password or "\r" in password:
-        path = "bootstrap.superuser_password"
-        raise SettingsError([Problem(path, "cannot use the password: it must be one line")])
-    return password
 
 
 def _tell(finding: Finding) -> None:

@@ -39,7 +39,7 @@ def answer(
     return web.Response(
         status=status,
         headers=headers,
-        body=document.model_dump_json().encode(),
+        body=document.model_dump_json(by_alias=True).encode(),
         content_type="application/json",
     )
 

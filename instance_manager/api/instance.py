@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from instance_manager.api.models import Status
+    from instance_manager.databases.models import DatabaseExtensions, Databases
     from instance_manager.extensions.models import ExtensionsReport
     from instance_manager.health.verdicts import Facts
     from instance_manager.observability.events import Events
@@ -49,6 +50,14 @@ class Instance(Protocol):
         """Return what the volumes hold, and what was composed of them."""
         ...
 
+    def databases(self) -> Databases:
+        """Return what every database uses, as it was read last."""
+        ...
+
+    def database_extensions(self, database: str) -> DatabaseExtensions | None:
+        """Return the extensions of one database; None where it is not known."""
+        ...
+
     def facts(self) -> Facts:
         """Return what the probes judge."""
         ...
@@ -57,8 +66,11 @@ class Instance(Protocol):
         """Return what the metrics show."""
         ...
 
-    async def start(self, progress: Progress) -> None:
-        """Start postgres and wait until it accepts connections."""
+    async def start(self, ignore_inventory: bool, progress: Progress) -> None:
+        """Start postgres and wait until it accepts connections.
+
+        With *ignore_inventory*, this once whatever databases need by the last inventory.
+        """
         ...
 
     async def stop(self, mode: StopMode | None, progress: Progress) -> None:

@@ -266,6 +266,12 @@ class ProbeReport(Document):
     checks: tuple[CheckReport, ...]
 
 
+class StartRequest(Request):
+    """The body of start: whether it is done whatever databases need by the last inventory."""
+
+    ignore_inventory: bool = False
+
+
 class StopRequest(Request):
     """The body of stop and restart; without a mode, the settings' ladder decides."""
 

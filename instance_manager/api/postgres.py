@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from instance_manager.api import documents
-from instance_manager.api.models import EmptyRequest, StopRequest
+from instance_manager.api.models import EmptyRequest, StartRequest, StopRequest
 from instance_manager.api.operations import accept
 from instance_manager.supervision.operations import Kind
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 async def start(request: web.Request) -> web.Response:
     """Begin to start postgres."""
-    await documents.read(request, EmptyRequest)
-    return await _begin(request, Kind.START, documents.instance_of(request).start)
+    ignore = (await documents.read(request, StartRequest)).ignore_inventory
+    instance = documents.instance_of(request)
+    return await _begin(request, Kind.START, lambda progress: instance.start(ignore, progress))
 
 
 async def stop(request: web.Request) -> web.Response:

@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.api import events, extensions, metrics, operations, postgres, status
+from instance_manager.api import (
+    databases,
+    events,
+    extensions,
+    metrics,
+    operations,
+    postgres,
+    status,
+)
 from instance_manager.api.authentication import Access
 from instance_manager.api.probes import probe
 
@@ -50,6 +58,8 @@ CONTROL_ROUTES: Final = (
     Route("GET", "/v1/events", events.show_all, READER),
     Route("GET", "/v1/extensions", extensions.show, READER),
     Route("GET", "/v1/extensions/{volume}", extensions.show_volume, READER),
+    Route("GET", "/v1/databases", databases.show_all, OPERATOR),
+    Route("GET", "/v1/databases/{name}/extensions", databases.show_extensions, OPERATOR),
     Route("POST", "/v1/postgres/start", postgres.start, OPERATOR),
     Route("POST", "/v1/postgres/stop", postgres.stop, OPERATOR),
     Route("POST", "/v1/postgres/restart", postgres.restart, OPERATOR),

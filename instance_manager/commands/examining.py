@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instance_manager.databases import inventory
 from instance_manager.errors import DataDirectoryError
 from instance_manager.extensions import preflight, scan
 from instance_manager.postgres import before_start, binaries, data_directory, lost, process
@@ -66,6 +69,8 @@ def examine(
     if hash_contents:
         examination = scan.complete(examination, server)
     directory = data_directory.resolve(settings.postgres.data_directory)
+    report = _with_needs(examination.report, server, directory, settings.instance.name)
+    examination = examination._replace(report=report)
     problem, is_new = _look_at(directory, version, settings.postgres.wal_directory)
     return Examined(
         examination=examination,
@@ -89,6 +94,20 @@ def find_server(settings: Settings) -> tuple[ServerFacts, Version]:
     )
     version = asyncio.run(_read_version(server, process.tool_environment(os.environ)))
     return binaries.server_facts(server, version), version
+
+
+def _with_needs(
+    report: ExtensionsReport, server: ServerFacts, directory: Path, name: str | None
+) -> ExtensionsReport:
+    """Return the report with what databases need by the inventory, where that can be read."""
+    files = data_directory.OurFiles(directory)
+    try:
+        known = inventory.load(files, name or socket.gethostname())
+    except inventory.UnusableInventoryError as error:
+        print(f"instance-manager: {error}", file=sys.stderr)
+        return report
+    found = inventory.findings(known, report, server) if known else ()
+    return report.model_copy(update={"findings": (*report.findings, *found)})
 
 
 async def _read_version(server: Binaries, tools: dict[str, str]) -> Version:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _ASK_SECONDS: Final = 1.0
 """How often progress is shown."""
 _PLAIN: Final = {
-    "start": Client.start,
     "reload": Client.reload,
     "checkpoint": Client.checkpoint,
     "unfence": Client.unfence,
@@ -58,6 +57,10 @@ async def _begin(client: Client, options: argparse.Namespace) -> Operation:
     if options.command in _WITH_MODE:
         return await _WITH_MODE[options.command](
             client, mode=options.mode, wait_seconds=_ASK_SECONDS
+        )
+    if options.command == "start":
+        return await client.start(
+            ignore_inventory=options.ignore_inventory, wait_seconds=_ASK_SECONDS
         )
     return await _PLAIN[options.command](client, wait_seconds=_ASK_SECONDS)
 

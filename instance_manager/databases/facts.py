@@ -97,7 +97,7 @@ class Reading(NamedTuple):
 
 
 def completed(now: Inventory, before: Inventory | None) -> Inventory:
-    """Return *now*, with what could not be read taken from *before*.
+    """Return *now* as it is kept: what could not be read is taken from *before*.
 
     A database that is gone is gone from the inventory; one that was dropped and made anew is
     another one.
@@ -110,8 +110,9 @@ def completed(now: Inventory, before: Inventory | None) -> Inventory:
 
 def _completed(now: Database, before: Database | None) -> Database:
     if before is None:
-        return now
+        return now._replace(problems=())
     return now._replace(
+        problems=(),
         extensions=before.extensions if now.extensions is None else now.extensions,
         libraries=before.libraries if now.libraries is None else now.libraries,
     )

@@ -9,11 +9,11 @@ Each connection is short: ``DROP DATABASE`` waits five seconds for others to lea
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from psycopg import Error, errors
+from psycopg import Error
 from psycopg.adapt import Loader
 
 from instance_manager.databases.facts import (
@@ -29,11 +29,17 @@ from instance_manager.databases.facts import (
 from instance_manager.postgres.connection import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
     from psycopg import AsyncConnection
     from psycopg.abc import Buffer
+
+    Connection = AsyncConnection[tuple[Any, ...]]
+    Rows = list[tuple[Any, ...]]
+    Updates = dict[tuple[str, str], tuple[Update, ...] | None]
+
+T = TypeVar("T")
 
 MAINTENANCE_DATABASES: Final = ("postgres", "template1")
 """Where to ask what is the same everywhere."""
@@ -120,31 +126,48 @@ class Reader:
     """Reads one server, again and again; what an update path costs is paid once."""
 
     def __init__(self, place: Place) -> None:
+        self.rested_seconds = 0.0
+        """How much of the last reading was rest."""
         self._place = place
+        self._hurry = asyncio.Event()
         self._updates: dict[tuple[str, str, tuple[str, ...]], tuple[Update, ...] | None] = {}
 
-    async def read(self, *, rest: bool = True) -> Reading | None:
-        """Return what every database uses; None where not even their names can be read.
+    def hurry(self) -> None:
+        """Have the reading that is under way, and all after it, leave no time to others."""
+        self._hurry.set()
 
-        With *rest*, most of the time is left to others.
-        """
+    async def read(self) -> Reading | None:
+        """Return what every database uses; None where not even their names can be read."""
+        self.rested_seconds = 0.0
         problems: list[str] = []
-        databases = await self._ask_anywhere(_DATABASES, problems, "databases")
+        shared = await self._anywhere(lambda on: _read_shared(on, problems), problems)
+        databases, overrides = shared or (None, None)
         if databases is None:
             return None
-        overrides = await self._ask_anywhere(_OVERRIDES, problems, "settings of roles")
-        read = [await self._read_database(*row, rest=rest) for row in databases]
+        read = [await self._read_database(*row) for row in databases]
+        if any(each.problems for each in read):
+            read = await self._without_gone(read)
         inventory = Inventory(
             datetime.now(UTC).isoformat(timespec="seconds"),
-            tuple(each for each in read if each is not None),
+            tuple(read),
             tuple(Override(*row) for row in overrides or ()),
         )
-        available = await self._read_available(problems)
-        updates = await self._read_updates(inventory, available or (), problems)
+        offered = await self._anywhere(
+            lambda on: self._read_available(on, inventory, problems), problems
+        )
+        available, updates = offered or (None, {})
         return Reading(inventory, available, updates, tuple(problems))
 
-    async def _read_database(self, name: str, oid: int, *, rest: bool) -> Database | None:
-        """Return what one database uses; None where it is gone by now."""
+    async def _without_gone(self, read: list[Database]) -> list[Database]:
+        """Leave out what was dropped meanwhile: that it can't be read says nothing."""
+        left = await self._anywhere(lambda on: _read_shared(on, []), [])
+        if left is None or left[0] is None:
+            return read
+        present = {oid for _, oid in left[0]}
+        return [each for each in read if each.oid in present]
+
+    async def _read_database(self, name: str, oid: int) -> Database:
+        """Return what one database uses."""
         clock = asyncio.get_running_loop().time
         begun, problems = clock(), list[str]()
         extensions, libraries = None, None
@@ -152,12 +175,9 @@ class Reader:
             async with self._connected(name) as connection:
                 extensions = await _ask(connection, _EXTENSIONS, problems, "extensions")
                 libraries = await _ask(connection, _LIBRARIES, problems, "libraries")
-        except errors.InvalidCatalogName:
-            return None
         except (Error, OSError, TimeoutError) as error:
             problems.append(f"cannot read the database: {_reason(error)}")
-        if rest:
-            await asyncio.sleep(min((clock() - begun) * _REST_SHARE, _LONGEST_REST_SECONDS))
+        await self._rest(clock() - begun)
         return Database(
             name,
             oid,
@@ -166,62 +186,65 @@ class Reader:
             tuple(problems),
         )
 
-    async def _read_available(self, problems: list[str]) -> tuple[Available, ...] | None:
-        rows = await self._ask_anywhere(_AVAILABLE, problems, "available extensions")
+    async def _rest(self, seconds: float) -> None:
+        """Leave time to others after so many seconds of reading, unless there is a hurry."""
+        begun = asyncio.get_running_loop().time()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(seconds * _REST_SHARE, _LONGEST_REST_SECONDS)):
+                await self._hurry.wait()
+        self.rested_seconds += asyncio.get_running_loop().time() - begun
+
+    async def _read_available(
+        self, connection: Connection, inventory: Inventory, problems: list[str]
+    ) -> tuple[tuple[Available, ...], Updates] | None:
+        """Return what is available, and where what is installed can be updated to."""
+        rows = await _ask(connection, _AVAILABLE, problems, "available extensions")
         if rows is None:
             return None
-        versions = dict(await self._ask_anywhere(_VERSIONS, problems, "available versions") or ())
-        return tuple(
-            Available(name, default, tuple(versions.get(name, ()))) for name, default in rows
-        )
-
-    async def _read_updates(
-        self, inventory: Inventory, available: Iterable[Available], problems: list[str]
-    ) -> dict[tuple[str, str], tuple[Update, ...] | None]:
-        versions = {each.name: each.versions for each in available}
-        installed = {
-            (each.name, each.version)
-            for database in inventory.databases
-            for each in database.extensions or ()
-        }
-        updates: dict[tuple[str, str], tuple[Update, ...] | None] = {}
-        for name, version in sorted(installed):
+        known = await _ask(connection, _VERSIONS, problems, "available versions")
+        versions = {name: tuple(each) for name, each in known or ()}
+        updates: Updates = {}
+        for name, version in _installed(inventory):
             others = tuple(one for one in versions.get(name, ()) if one != version)
             updates[name, version] = (
-                await self._read_paths(name, version, others, problems) if others else ()
+                await self._read_paths(connection, (name, version, others), problems)
+                if others
+                else ()
             )
-        return updates
+        available = tuple(
+            Available(name, default, versions.get(name, ())) for name, default in rows
+        )
+        return available, updates
 
     async def _read_paths(
-        self, name: str, version: str, others: tuple[str, ...], problems: list[str]
+        self, connection: Connection, key: tuple[str, str, tuple[str, ...]], problems: list[str]
     ) -> tuple[Update, ...] | None:
         """Return the paths from a version; the server takes seconds where versions are many."""
-        key = name, version, others
+        name, version, _ = key
         if key not in self._updates:
-            rows = await self._ask_anywhere(
-                _UPDATES, problems, f"update paths of {name}", (name, version)
-            )
+            what = f"update paths of {name} {version}"
+            rows = await _ask(connection, _UPDATES, problems, what, (name, version))
             self._updates[key] = (
                 None if rows is None else tuple(Update(to, tuple(path)) for to, path in rows)
             )
         return self._updates[key]
 
-    async def _ask_anywhere(
-        self, query: str, problems: list[str], what: str, values: tuple[str, ...] = ()
-    ) -> list[tuple[Any, ...]] | None:
-        """Ask the first maintenance database that lets us in."""
+    async def _anywhere(
+        self, work: Callable[[Connection], Awaitable[T]], problems: list[str]
+    ) -> T | None:
+        """Do *work* on a connection to the first maintenance database that lets us in."""
         reason = ""
         for database in MAINTENANCE_DATABASES:
             try:
                 async with self._connected(database) as connection:
-                    return await _ask(connection, query, problems, what, values)
+                    return await work(connection)
             except (Error, OSError, TimeoutError) as error:
                 reason = reason or _reason(error)
-        problems.append(f"cannot read {what}: {reason}")
+        problems.append(f"cannot ask the server: {reason}")
         return None
 
     @asynccontextmanager
-    async def _connected(self, database: str) -> AsyncGenerator[AsyncConnection[tuple[Any, ...]]]:
+    async def _connected(self, database: str) -> AsyncGenerator[Connection]:
         async with asyncio.timeout(_DATABASE_SECONDS):
             connection = await connect(
                 self._place.socket_directory,
@@ -239,13 +262,33 @@ class Reader:
                 await connection.close()
 
 
+async def _read_shared(
+    connection: Connection, problems: list[str]
+) -> tuple[Rows | None, Rows | None]:
+    """Return the databases, and what was set for them and for roles."""
+    return (
+        await _ask(connection, _DATABASES, problems, "the list of databases"),
+        await _ask(connection, _OVERRIDES, problems, "settings of roles and databases"),
+    )
+
+
+def _installed(inventory: Inventory) -> list[tuple[str, str]]:
+    """Return the names and versions of all extensions that some database has."""
+    found = {
+        (each.name, each.version)
+        for database in inventory.databases
+        for each in database.extensions or ()
+    }
+    return sorted(found)
+
+
 async def _ask(
-    connection: AsyncConnection[tuple[Any, ...]],
+    connection: Connection,
     query: str,
     problems: list[str],
     what: str,
     values: tuple[str, ...] = (),
-) -> list[tuple[Any, ...]] | None:
+) -> Rows | None:
     """Return the rows; None where this one thing can't be read, noted among *problems*.
 
     Raises:

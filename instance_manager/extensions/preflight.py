@@ -215,7 +215,11 @@ def _duplicates(volumes: Sequence[VolumeFacts]) -> Iterator[Finding]:
 
 
 def refusal(
-    report: ExtensionsReport, settings: Settings, base_libraries: Collection[str] | None = None
+    report: ExtensionsReport,
+    settings: Settings,
+    base_libraries: Collection[str] | None = None,
+    *,
+    ignore_inventory: bool = False,
 ) -> PreflightError | None:
     """Return why postgres must not be started, or None.
 
@@ -224,6 +228,7 @@ def refusal(
         settings: whose policy, required volumes and preload list count.
         base_libraries: the file names in the server's own library directory: what it holds
             itself needs no volume.
+        ignore_inventory: what databases need is no reason, whatever the settings say.
     """
     reasons: dict[str, str] = {}
     if settings.extensions.policy == "refuse":
@@ -231,7 +236,8 @@ def refusal(
     reasons.update(_required(report, settings))
     held = dict(_preloaded(report, settings, base_libraries or ()))
     reasons.update(held.values())
-    reasons.update(_refusing(report, settings, held))
+    enforces = settings.extensions.inventory == "enforce" and not ignore_inventory
+    reasons.update(_refusing(report, held, enforces_inventory=enforces))
     if not reasons:
         return None
     return PreflightError(
@@ -245,7 +251,9 @@ def _errors(report: ExtensionsReport) -> Iterator[tuple[str, str]]:
         for each in _errors_of(volume.findings):
             yield f'volume "{volume.name}": {each.code} {each.message}', each.hint
     for each in _errors_of(report.findings):
-        yield f"{each.code} {each.message}", each.hint
+        # What databases need is decided on by `extensions.inventory`, whatever the policy.
+        if each.code != Code.VANISHED:
+            yield f"{each.code} {each.message}", each.hint
 
 
 def _errors_of(findings: Collection[Finding]) -> list[Finding]:
@@ -285,11 +293,11 @@ def _preloaded(
 
 
 def _refusing(
-    report: ExtensionsReport, settings: Settings, told: Collection[str]
+    report: ExtensionsReport, told: Collection[str], *, enforces_inventory: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield the findings that forbid any start; *told* are libraries of which more is said."""
     passed_over = {Code.REQUIRED_ABSENT}  # the volume is named already
-    if settings.extensions.inventory != "enforce":
+    if not enforces_inventory:
         passed_over.add(Code.VANISHED)
     for each in report.findings:
         is_told = each.code == Code.PRELOAD_MISSING and each.subject in told

@@ -57,6 +57,8 @@ class MetricFacts:
     postgres: PostgresFacts
     restarts: int = 0
     """Restarts of postgres that nobody asked for, since the manager started."""
+    inventory_age_seconds: float | None = None
+    """Since the databases were read last."""
     orphans_reaped: int = 0
     log_lines_dropped: int = 0
     findings: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
@@ -171,6 +173,12 @@ def _volume_metrics(facts: MetricFacts) -> Iterator[Metric]:
         for key, value in sorted(values.items()):
             family.add_metric([key], value)
         yield family
+    if facts.inventory_age_seconds is not None:
+        yield GaugeMetricFamily(
+            "instance_manager_inventory_age_seconds",
+            "Since what the databases use was read last.",
+            facts.inventory_age_seconds,
+        )
 
 
 def _measured_metrics(measurements: Measurements) -> Iterator[Metric]:

@@ -16,10 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.errors import DataDirectoryError, DiskSpaceError, StartError
+from instance_manager.errors import (
+    DataDirectoryError,
+    DiskSpaceError,
+    Problem,
+    SettingsError,
+    StartError,
+)
 from instance_manager.log import get_logger
 from instance_manager.postgres import control_data, init_scripts, instance_state, marker, roles
 from instance_manager.postgres.connection import Answer, ask
+from instance_manager.settings.secrets import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -43,6 +50,34 @@ class Passwords:
 
     superuser: str | None
     owner: str | None
+
+
+def passwords_of(settings: BootstrapSettings) -> Passwords:
+    """Return the passwords that the settings give, from files where they name some.
+
+    Raises:
+        SettingsError: a file can't be read, or initdb would cut the password.
+    """
+    superuser = settings.superuser_password
+    if settings.superuser_password_file is not None:
+        superuser = read_secret(
+            settings.superuser_password_file, "bootstrap.superuser_password_file"
+        )
+    owner = None
+    if settings.owner_password_file is not None:
+        owner = read_secret(settings.owner_password_file, "bootstrap.owner_password_file")
+    return Passwords(
+        _one_line(superuser.get_secret_value()) if superuser else None,
+        owner.get_secret_value() if owner else None,
+    )
+
+
+def _one_line(password: str) -> str:
+    """Return the password; refuse what initdb would cut."""
+    if "\n" in password or "\r" in password:
+        path = "bootstrap.superuser_password"
+        raise SettingsError([Problem(path, "cannot use the password: it must be one line")])
+    return password
 
 
 @dataclass(frozen=True, slots=True)

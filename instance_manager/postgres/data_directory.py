@@ -75,6 +75,11 @@ class OurFiles:
         return self.directory / "fence.json"
 
     @property
+    def inventory(self) -> Path:
+        """What the databases use, as it was read last."""
+        return self.directory / "inventory.json"
+
+    @property
     def marker(self) -> Path:
         """There while a new cluster is being made."""
         return self.directory / "bootstrap.json"

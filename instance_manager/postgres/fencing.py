@@ -1,8 +1,7 @@
 """The fence: a file that keeps postgres stopped, over restarts of the manager and the container.
 
 It names the cluster and the instance that were fenced. A copy of the directory carries the other
-one's fence, which must not hold here; whether it is a copy is told by the instance's name and by
-the directory's own number (inode), so that a container that only got another name stays fenced.
+one's fence, which must not hold here (:mod:`~instance_manager.postgres.identity`).
 """
 
 from __future__ import annotations
@@ -10,39 +9,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from instance_manager.errors import InstanceManagerError
-from instance_manager.postgres import control_data, small_files
+from instance_manager.postgres import small_files
+from instance_manager.postgres.identity import Identity, here
 from instance_manager.postgres.marker import sync_directory
 
 if TYPE_CHECKING:
     from instance_manager.postgres.data_directory import OurFiles
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """Whom the fence is for; None where it was not known, or could not be written."""
-
-    system_identifier: str | None = None
-    instance: str | None = None
-    directory: int | None = None
-    """The inode of our directory: a copy has another one."""
-
-    def holds_for(self, here: Fence) -> bool:
-        """Whether it is *here*'s, and not one that came with a copy; in doubt, it holds."""
-        if _differ(self.system_identifier, here.system_identifier):
-            return False
-        return not (
-            _differ(self.instance, here.instance) and _differ(self.directory, here.directory)
-        )
-
-
-def _differ(one: object, other: object) -> bool:
-    return one is not None and other is not None and one != other
 
 
 class Verdict(Enum):
@@ -59,7 +35,7 @@ def look(files: OurFiles, instance: str) -> Verdict:
     standing = _read(files)
     if standing is None:
         return Verdict.OPEN
-    if standing.holds_for(_here(files, instance)):
+    if standing.holds_for(here(files, instance)):
         return Verdict.FENCED
     remove_fence(files)
     return Verdict.COPIED
@@ -73,7 +49,7 @@ def raise_fence(files: OurFiles, instance: str) -> None:
     Raises:
         OSError: it can't be made.
     """
-    content = json.dumps(asdict(_here(files, instance))).encode()
+    content = json.dumps(asdict(here(files, instance))).encode()
     with small_files.emptied(files.fence) as descriptor:
         sync_directory(files.directory)
         _fill(descriptor, content)
@@ -102,30 +78,11 @@ def remove_fence(files: OurFiles) -> None:
     sync_directory(files.directory)
 
 
-def _here(files: OurFiles, instance: str) -> Fence:
-    """Return what a fence of this instance says."""
-    identifier = None
-    with suppress(InstanceManagerError):
-        identifier = str(control_data.read(files.data_directory).system_identifier)
-    return Fence(identifier, instance, files.directory.stat().st_ino)
-
-
-def _read(files: OurFiles) -> Fence | None:
-    """Return the fence that stands here; None without one. What can't be read holds for all."""
+def _read(files: OurFiles) -> Identity | None:
+    """Return whose fence stands here; None without one. What can't be read holds for all."""
     try:
-        raw = json.loads(small_files.read(files.fence).decode())
-        return Fence(
-            _text(raw["system_identifier"]), _text(raw["instance"]), _number(raw["directory"])
-        )
+        return Identity.read(json.loads(small_files.read(files.fence).decode()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return Fence()
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+        return Identity()

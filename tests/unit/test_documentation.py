@@ -238,7 +238,9 @@ def test_every_metric_is_described_and_no_other() -> None:
         replay_lag_bytes=0,
         since_checkpoint_bytes=0,
     )
-    facts = MetricFacts(version="0", phase=Phase.RUNNING, postgres=postgres)
+    facts = MetricFacts(
+        version="0", phase=Phase.RUNNING, postgres=postgres, inventory_age_seconds=0
+    )
     exposition, _ = render(facts, Measurements(), "")
     names = set(re.findall(r"^# TYPE (\S+)", exposition.decode(), re.MULTILINE))
 

@@ -19,6 +19,17 @@ from instance_manager.api.listeners import Listeners
 from instance_manager.api.models import InstanceIdentity, PostgresStatus, Status
 from instance_manager.api.operations import document_of
 from instance_manager.api.server import Credentials, serve
+from instance_manager.databases.answers import databases_of, extensions_of
+from instance_manager.databases.facts import (
+    Available,
+    Database,
+    Installed,
+    Inventory,
+    Library,
+    Reading,
+    Update,
+)
+from instance_manager.databases.models import DatabaseExtensions, Databases
 from instance_manager.extensions.models import Composed, ExtensionsReport, State, Volume
 from instance_manager.health.verdicts import Facts, Probe
 from instance_manager.observability.events import Events
@@ -32,6 +43,21 @@ if TYPE_CHECKING:
 NOW = 1000.0
 NO_CREDENTIALS = Credentials()
 REQUEST_SECONDS = 10
+READING = Reading(
+    Inventory(
+        "2026-01-01T00:00:00+00:00",
+        (
+            Database(
+                "app",
+                16384,
+                (Installed("vector", "0.8.0", "public"),),
+                (Library("$libdir/vector", "vector", ("hnsw",)),),
+            ),
+        ),
+    ),
+    (Available("vector", "0.8.1", ("0.8.0", "0.8.1")),),
+    {("vector", "0.8.0"): (Update("0.8.1", ("0.8.0", "0.8.1")),)},
+)
 
 
 def _now() -> datetime:
@@ -123,9 +149,18 @@ class MemoryInstance:
             version="0.1.0", phase=self.phase, postgres=PostgresFacts(up=self.ready)
         )
 
-    async def start(self, progress: Progress) -> None:
+    def databases(self) -> Databases:
+        """Return one database."""
+        return databases_of(READING)
+
+    def database_extensions(self, database: str) -> DatabaseExtensions | None:
+        """Return the extensions of that one."""
+        return extensions_of(READING, database)
+
+    async def start(self, ignore_inventory: bool, progress: Progress) -> None:
         """Write it down and wait for *release*."""
-        await self._do("start", progress=progress)
+        ignored = ("ignore inventory",) if ignore_inventory else ()
+        await self._do("start", *ignored, progress=progress)
 
     async def stop(self, mode: StopMode | None, progress: Progress) -> None:
         """Write it down and wait for *release*."""

@@ -310,6 +310,24 @@ def test_errors_of_the_set_count_under_refuse(settings: MakeSettings) -> None:
     assert refused.message == "cannot start postgres: EXT006 cannot read it"
 
 
+@pytest.mark.parametrize("policy", ["quarantine", "refuse"])
+def test_what_databases_need_forbids_the_start_by_a_setting_of_its_own(
+    settings: MakeSettings, policy: str
+) -> None:
+    """Whatever the policy; reported or ignored, it forbids nothing."""
+    enforcing = settings(policy=policy, inventory="enforce")
+    vanished = finding(Code.VANISHED, "vector", 'database "app" uses it')
+    report = _report(Verdict((), (vanished,), ()))
+
+    refused = refusal(report, enforcing)
+
+    assert refused is not None
+    assert refused.message == 'cannot start postgres: EXT070 database "app" uses it'
+    assert "--ignore-inventory" in refused.hint
+    assert refusal(report, enforcing, ignore_inventory=True) is None
+    assert refusal(report, settings(policy=policy, inventory="report")) is None
+
+
 def test_a_required_volume_must_be_there_and_fit(
     volume_facts: MakeVolume, settings: MakeSettings
 ) -> None:
