@@ -195,7 +195,8 @@ class Startup:
         with self._timed("preflight"):
             self.examination = await in_thread("preflight", self._examine)
         if self.inventory.is_foreign:
-            self._journal.on_event("InventoryIgnored", "an inventory that came with a copy")
+            message = "an inventory of the databases that came with a copy is not used"
+            self._journal.on_event("InventoryIgnored", message)
         report = self.examination.report
         self._tell_once("volumes", report.all_findings())
         server = self._server_facts()

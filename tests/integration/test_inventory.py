@@ -111,10 +111,9 @@ def test_a_start_can_ignore_the_inventory_once(using: Manager) -> None:
     assert using.query("SELECT 1", dbname="shop") == [(1,)]
     using.query("DROP EXTENSION vector", dbname="shop")
     assert operate(using, "stop")["state"] == "succeeded"
-    assert kept(using)["shop"] == ["plpgsql"]
 
     refused = operate(using, "start")
-    assert 'database "search" uses' in refused["error"]["detail"]
+    assert '"search"' in refused["error"]["detail"]
     done = using.run("start", "--ignore-inventory")
     assert (done.returncode, done.stdout) == (0, "start: done\n")
 
@@ -184,11 +183,13 @@ def test_a_quarantined_volume_that_a_database_needs_refuses_and_says_why(using: 
 
 
 def test_what_was_dropped_is_needed_no_more(using: Manager) -> None:
-    """An extension, and a whole database: the file follows before the stop."""
+    """An extension, and a whole database: the file follows."""
     using.query("DROP EXTENSION vector", dbname="shop")
     using.query("DROP DATABASE search")
+    operate_stop_start(using)
+    left = {name: ["plpgsql"] for name in ("postgres", "shop", "template1")}
+    until(lambda: kept(using) == left, "nothing else is left")
     assert using.end() == 0
-    assert kept(using) == {name: ["plpgsql"] for name in ("postgres", "shop", "template1")}
     take_away(using)
 
     using.start().until_ready()
@@ -203,7 +204,7 @@ def test_an_instance_without_an_inventory_starts(using: Manager) -> None:
     using.start().until_ready()
 
     assert "cannot use the inventory of the databases" in using.logged()
-    until(lambda: "vector" in kept_all(using), "it is made anew")
+    until(lambda: file.read_bytes().endswith(b"}\n"), "it is made anew")
 
 
 def test_an_inventory_that_came_with_a_copy_is_not_used(using: Manager) -> None:
@@ -236,13 +237,10 @@ def test_an_inventory_of_another_cluster_is_not_used(using: Manager) -> None:
 
 
 def test_a_killed_manager_leaves_an_inventory_that_can_be_read(using: Manager) -> None:
-    """Killed while it keeps one after another, it leaves an old one or a new one."""
+    """Killed while it reads the databases or keeps the result: an old one or a new one is left."""
     for turn in range(5):
-        until(lambda: kept_all(using), "there is one")
         using.query(f"CREATE DATABASE turn{turn}")
-        operate(using, "stop")
-        assert f"turn{turn}" in kept(using)
-        operate(using, "start")
+        operate_stop_start(using)
         assert using.end(signal.SIGKILL) == -9
         assert "shop" in kept(using)
         using.start().until_ready()
@@ -250,11 +248,46 @@ def test_a_killed_manager_leaves_an_inventory_that_can_be_read(using: Manager) -
     assert "cannot use the inventory" not in using.logged()
 
 
+def test_a_stop_in_order_reads_the_databases_once_more(using: Manager) -> None:
+    """What was made since the last reading is known; a slow server is not waited for."""
+    turns = iter(range(1000))
+
+    def is_kept_by_the_stop() -> bool:
+        name = f"turn{next(turns)}"
+        using.query(f"CREATE DATABASE {name}")
+        operate(using, "stop")
+        known = name in kept(using)
+        operate(using, "start")
+        return known
+
+    assert until(is_kept_by_the_stop, "a stop is not too late")
+
+
+def test_a_standby_is_read_too(using: Manager) -> None:
+    """What its databases need is what it will need as a primary."""
+    assert using.end() == 0
+    (using.data / "instance-manager" / "inventory.json").unlink()
+    signal_file = using.data / "standby.signal"
+    signal_file.touch()
+    os.chown(signal_file, using.data.stat().st_uid, using.data.stat().st_gid)
+    using.start().until_ready()
+
+    assert using.query("SELECT pg_is_in_recovery()") == [(True,)]
+    until(lambda: kept(using).get("shop") == ["plpgsql", "vector"], "its databases are read")
+
+
 def test_the_databases_are_answered_from_memory(using: Manager) -> None:
     """What is installed, what is available, and where an update leads; after a stop too."""
     using.query(
         "UPDATE pg_extension SET extversion = '0.7.0' WHERE extname = 'vector'", dbname="shop"
     )
+    operate_stop_start(using)
+
+    def follows() -> bool:
+        _, document = using.ask("GET", "/v1/databases/shop/extensions")
+        return "0.7.0" in {each["installed_version"] for each in document.get("items", ())}
+
+    until(follows, "the update is seen")
     operate(using, "stop")
     code, databases = using.ask("GET", "/v1/databases")
     assert code == 200
