@@ -74,9 +74,9 @@ class InventoryWatch:
         self._kept = await in_thread("inventory", self._startup.inventory.load)
         while True:
             await self._supervisor.until({State.RUNNING})
-            if self._startup.version is not None:
-                self._reader = Reader(self._place(self._startup.version.major))
-                await self._watch(self._reader)
+            assert self._startup.version is not None  # noqa: S101 - it was read before the start
+            self._reader = Reader(self._place(self._startup.version.major))
+            await self._watch(self._reader)
 
     async def before_stop(self) -> None:
         """Read once more, since much may have changed in a minute; for a second at most.
@@ -88,7 +88,9 @@ class InventoryWatch:
         self._reader.hurry()
         task = asyncio.create_task(self._take(self._reader), name="last inventory")
         # Not awaited when it is late: the driver takes its time to give up a query.
-        await asyncio.wait({task}, timeout=_BEFORE_STOP_SECONDS)
+        done, _ = await asyncio.wait({task}, timeout=_BEFORE_STOP_SECONDS)
+        if done and (fault := task.exception()):
+            _log.error("a fault of the manager", task=task.get_name(), exc_info=fault)
         task.cancel()
 
     async def _watch(self, reader: Reader) -> None:

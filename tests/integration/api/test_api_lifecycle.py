@@ -44,10 +44,34 @@ async def test_the_extensions_are_told(serving: Serving) -> None:
     assert json.loads(missing.body)["hint"] == "the volumes are: pgvector"
 
 
+async def test_the_databases_are_told(serving: Serving) -> None:
+    """All of them, the extensions of one, and which there are where one is missing."""
+    async with serving() as served:
+        whole = json.loads((await served.ask("GET", "/v1/databases")).body)
+        one = json.loads((await served.ask("GET", "/v1/databases/app/extensions")).body)
+        missing = await served.ask("GET", "/v1/databases/shop/extensions")
+
+    assert whole["items"][0]["libraries"][0]["access_methods"] == ["hnsw"]
+    assert one["items"] == [
+        {
+            "name": "vector",
+            "installed_version": "0.8.0",
+            "schema": "public",
+            "default_version": "0.8.1",
+            "versions": ["0.8.0", "0.8.1"],
+            "updates": [{"target": "0.8.1", "path": ["0.8.0", "0.8.1"]}],
+        }
+    ]
+    assert missing.status == 404
+    assert json.loads(missing.body)["hint"] == "the databases are: app"
+
+
 @pytest.mark.parametrize(
     ("verb", "body", "call"),
     [
         ("start", b"", ("start",)),
+        ("start", b'{"ignore_inventory": false}', ("start",)),
+        ("start", b'{"ignore_inventory": true}', ("start", "ignore inventory")),
         ("reload", b"", ("reload",)),
         ("checkpoint", b"", ("checkpoint",)),
         ("fence", b"", ("fence", None)),
