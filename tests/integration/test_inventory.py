@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.support.manager import Manager, until
@@ -81,9 +82,9 @@ def test_a_start_without_a_volume_that_databases_need_is_refused_and_says_which(
     assert 'EXT070 databases "search", "shop" use extension "vector" ' in failure["message"]
     assert '(library "vector") but no volume provides it' in failure["message"]
     assert "--ignore-inventory" in failure["hint"]
-    checked = using.run("check")
+    checked = using.run("check", "--output", "json")
     assert checked.returncode == 3
-    assert 'EXT070 error: databases "search", "shop" use' in checked.stdout
+    assert json.loads(checked.stdout)["refusal"]["message"] == failure["message"]
     assert operate(using, "start")["error"]["code"] == "preflight-refused"
 
     put_back(using)
@@ -116,6 +117,21 @@ def test_a_start_can_ignore_the_inventory_once(using: Manager) -> None:
     assert '"search"' in refused["error"]["detail"]
     done = using.run("start", "--ignore-inventory")
     assert (done.returncode, done.stdout) == (0, "start: done\n")
+
+
+def test_what_used_a_library_can_be_dropped_without_it_but_for_indexes(using: Manager) -> None:
+    """An index needs the handler of its access method even to be dropped."""
+    using.query("CREATE TABLE items (v vector(2))", dbname="shop")
+    using.query("CREATE TABLE items (v vector(2))", dbname="search")
+    using.query("CREATE INDEX ON items USING hnsw (v vector_l2_ops)", dbname="search")
+    assert using.end() == 0
+    take_away(using)
+    using.settings["extensions"]["inventory"] = "report"
+    using.start().until_ready()
+
+    using.query("DROP EXTENSION vector CASCADE", dbname="shop")
+    with pytest.raises(psycopg.Error, match="could not access file"):
+        using.query("DROP EXTENSION vector CASCADE", dbname="search")
 
 
 def test_a_crash_after_an_ignored_inventory_is_no_new_refusal(using: Manager) -> None:
