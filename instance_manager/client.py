@@ -161,6 +161,10 @@ class Client:
         """Return what the volumes hold, and what is composed of them."""
         return _parsed(await self._ask("GET", "/v1/extensions"), ExtensionsReport)
 
+    async def rescan(self) -> ExtensionsReport:
+        """Have the manager look at the volumes again; its ``pending_action`` says what to do."""
+        return _parsed(await self._ask("POST", "/v1/extensions/rescan"), ExtensionsReport)
+
     async def extension_volume(self, name: str) -> Volume:
         """Return one volume."""
         return _parsed(await self._ask("GET", _path("v1", "extensions", name)), Volume)

@@ -18,11 +18,13 @@ from instance_manager.errors import (
     ConflictError,
     Exit,
     InstanceManagerError,
+    PreflightError,
     UnresponsiveError,
 )
 from instance_manager.extensions import drift
 from instance_manager.extensions.models import Composed, ExtensionsReport
 from instance_manager.health.verdicts import Facts
+from instance_manager.observability.events import EventType
 from instance_manager.postgres import process
 from instance_manager.supervision.shutdown import Ladder, Rung
 from instance_manager.supervision.states import Desired, Event, State, phase_of
@@ -56,6 +58,7 @@ _NOT_STARTED: Final = frozenset(
 )
 _STARTED: Final = frozenset({State.RUNNING})
 _ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
+_LOOKING: Final = frozenset({State.PREPARING, State.INITIALIZING})
 _PROGRESSING: Final = frozenset({State.INITIALIZING, State.RECOVERING})
 _ENDS_OF_POSTGRES: Final = frozenset({Exit.NOT_STARTED, Exit.CRASH_LOOP, Exit.DISK_SPACE})
 _RELOAD_SECONDS: Final = 30.0
@@ -338,8 +341,41 @@ class Instance:
         """Stop postgres, and start it again."""
         supervisor = self._rooms.supervisor
         self._rooms.startup.inventory.is_ignored = False
+        if supervisor.state is State.RUNNING:
+            # What is wrong is told while there is still a server that can go on.
+            progress.report("rehearsal")
+            await self._rehearse()
         supervisor.request(Event.RESTART_REQUESTED, Rung(mode) if mode else None)
         await self._until_started(progress)
+
+    async def _rehearse(self) -> None:
+        try:
+            await self._rooms.startup.rehearse()
+        except InstanceManagerError as error:
+            _log.error(error.message, code=error.code, hint=error.hint)
+            self.events.record("RestartRefused", error.message, kind=EventType.WARNING)
+            raise
+
+    async def rescan(self) -> ExtensionsReport:
+        """Look at the volumes again, and return what the running server would need.
+
+        A start that was refused for them is tried again where it would not be any more.
+        """
+        startup, supervisor = self._rooms.startup, self._rooms.supervisor
+        if supervisor.state in _LOOKING:
+            raise ConflictError(
+                "cannot look at the volumes: a start is under way, and looks itself",
+                hint="wait until it is over",
+            )
+        await startup.rescan()
+        if supervisor.postmaster is not None:
+            await startup.prover.compare(supervisor.postmaster.pid)
+            # What runs is to be as fresh as what was found.
+            await self._rooms.observer.read_facts()
+        is_refused = isinstance(supervisor.failure, PreflightError)
+        if supervisor.state is State.FAILED and is_refused and startup.refusal() is None:
+            supervisor.handle(Event.CAUSE_GONE)
+        return self.extensions()
 
     async def _until_started(self, progress: Progress) -> None:
         supervisor = self._rooms.supervisor

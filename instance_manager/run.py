@@ -61,6 +61,7 @@ _PATIENCE_SECONDS: Final = 0.25
 _BEFORE_ACCEPTING: Final = frozenset(
     {State.PREPARING, State.INITIALIZING, State.STARTING, State.RECOVERING}
 )
+_VOLUMES_SECONDS: Final = 60.0
 _TERMINATION_LOG: Final = "/dev/termination-log"
 _TERMINATION_LOG_LIMIT_BYTES: Final = 4096
 """As much as the kubelet reads."""
@@ -182,7 +183,7 @@ class _Manager:
                 lambda: supervisor.state in _OBSERVED, lambda answer: _tell(supervisor, answer)
             ),
             "storage": rooms.storage.run,
-            "hashing": lambda: _hash_volumes(rooms),
+            "volumes": lambda: _watch_volumes(rooms),
             "custody": lambda: _watch_over(rooms, records.events),
             "inventory": lambda: _take_inventory(rooms, instance),
             "serving": lambda: self._serve(instance, supervisor),
@@ -263,6 +264,7 @@ class _Changes:
         self.rooms.observer.hurry()
         if self.rooms.supervisor.postmaster is None:
             self.rooms.observer.forget()
+            self.rooms.startup.prover.end()
         failure = self.rooms.supervisor.failure
         if state is State.RUNNING:
             _log.info(
@@ -336,12 +338,15 @@ async def _take_inventory(rooms: Rooms, instance: Instance) -> None:
     await watch.run()
 
 
-async def _hash_volumes(rooms: Rooms) -> None:
-    """Complete each look at the volumes by the hashes of their contents, once postgres runs."""
+async def _watch_volumes(rooms: Rooms) -> None:
+    """Complete each look at the volumes once postgres runs, and see what changes under it."""
+    supervisor, startup = rooms.supervisor, rooms.startup
     while True:
-        await rooms.supervisor.until({State.RUNNING})
-        await rooms.startup.hash_contents()
-        await rooms.supervisor.changed()
+        await supervisor.until({State.RUNNING})
+        await startup.prover.complete()
+        await startup.prover.next_look(_VOLUMES_SECONDS)
+        if supervisor.postmaster is not None and supervisor.state is State.RUNNING:
+            await startup.see_changes(supervisor.postmaster.pid)
 
 
 async def _beat(instance: Instance) -> None:

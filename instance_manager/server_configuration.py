@@ -16,6 +16,7 @@ from instance_manager.postgres import control_data, instance_state
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from instance_manager.extensions.models import Composed
     from instance_manager.extensions.scan import Examination
     from instance_manager.postgres.account import Account
     from instance_manager.postgres.data_directory import OurFiles
@@ -44,6 +45,11 @@ class Written:
     system_identifier: str
 
 
+def render_configuration(settings: Settings, examination: Examination, target: Target) -> str:
+    """Return the text of our file of parameters."""
+    return rendering.render(_assemble(settings, examination, target))
+
+
 def write_configuration(settings: Settings, examination: Examination, target: Target) -> Written:
     """Write parameters, access rules and name maps, and make the server read them.
 
@@ -53,7 +59,7 @@ def write_configuration(settings: Settings, examination: Examination, target: Ta
     """
     files = target.files
     state = _state(target)
-    text = rendering.render(_assemble(settings, examination, target))
+    text = render_configuration(settings, examination, target)
     rules, maps = _access(settings, target, state)
     changed = [
         writing.write_atomically(files.hba, rules),
@@ -71,6 +77,14 @@ def write_configuration(settings: Settings, examination: Examination, target: Ta
             value=entry.value,
         )
     return Written(_hash_in(text), any(changed), state.system_identifier)
+
+
+def search_paths(composed: Composed, major: int) -> dict[str, str]:
+    """Return what the server of a bootstrap is told of the volumes."""
+    names = ["dynamic_library_path", "shared_preload_libraries"]
+    if major >= parameters.FIRST_MAJOR_WITH_CONTROL_PATH:
+        names.append("extension_control_path")
+    return {name: value for name in names if (value := getattr(composed, name))}
 
 
 def _hash_in(text: str) -> str:

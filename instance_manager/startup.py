@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from instance_manager.configuration import parameters
 from instance_manager.errors import (
     DataDirectoryError,
     DataDirectoryInUseError,
@@ -19,8 +18,8 @@ from instance_manager.errors import (
     PreflightError,
 )
 from instance_manager.extensions import preflight
-from instance_manager.extensions.models import Severity
-from instance_manager.extensions.scan import complete, examine
+from instance_manager.extensions.composition import Base
+from instance_manager.extensions.scan import Server
 from instance_manager.fence import Fence
 from instance_manager.inventory import InventoryFile
 from instance_manager.log import get_logger
@@ -43,17 +42,26 @@ from instance_manager.postgres import (
 from instance_manager.postgres.connection import Answer
 from instance_manager.postgres.fencing import Verdict
 from instance_manager.postgres.lease import Lease
-from instance_manager.server_configuration import Target, Written, write_configuration
+from instance_manager.postgres.tracing import Tracer
+from instance_manager.proving import Prover
+from instance_manager.server_configuration import (
+    Target,
+    Written,
+    render_configuration,
+    search_paths,
+    write_configuration,
+)
 from instance_manager.settings.changes import keep, keys_needing_start
 from instance_manager.supervision.states import Event
 from instance_manager.supervision.threads import Serial, in_thread
+from instance_manager.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
     from instance_manager.extensions.facts import ServerFacts
-    from instance_manager.extensions.models import Composed, ExtensionsReport, Finding
+    from instance_manager.extensions.models import ExtensionsReport
     from instance_manager.extensions.scan import Examination
     from instance_manager.health.snapshot import Observer
     from instance_manager.observability.log_pipe import PostgresLog
@@ -65,6 +73,7 @@ if TYPE_CHECKING:
 _log: Final = get_logger()
 _SEGMENTS_AFTER_FULL: Final = 3
 """More than a start needs: with just one, a server that a full disk ended would end again."""
+_GRANDPARENT: Final = "PG_GRANDPARENT_PID"
 _EVENTS: Final = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}
 
 
@@ -95,7 +104,6 @@ class Startup:
         self.generation = 0
         self._surroundings = surroundings
         self.version: Version | None = None
-        self.examination: Examination | None = None
         self.written: Written | None = None
         self.step = ""
         self.step_at = clock()
@@ -115,7 +123,13 @@ class Startup:
         )
         self._has_run = False
         self._had_cluster = False
-        self._told: dict[str, tuple[Finding, ...]] = {}
+        self.prover = Prover(
+            Tracer(children, self.place.binaries.postgres, clock),
+            clock=clock,
+            on_event=journal.on_event,
+            completed=self.inventory.completed,
+        )
+        self._trial = Trial(children, self.place, self._files_turn, self.prover)
         self.oom_kills_before: int | None = None
         """The kernel's count when the postmaster was spawned; None where it can't be read."""
 
@@ -146,7 +160,12 @@ class Startup:
     @property
     def report(self) -> ExtensionsReport | None:
         """What the last look at the volumes found."""
-        return self.examination.report if self.examination else None
+        return self.prover.report
+
+    @property
+    def examination(self) -> Examination | None:
+        """What the last look at the volumes found, and what follows from it."""
+        return self.prover.examination
 
     @property
     def files(self) -> data_directory.OurFiles:
@@ -168,10 +187,7 @@ class Startup:
             ) from error
 
     async def _prepare(self) -> Event:
-        with self._timed("version"):
-            self.version = await binaries.read_version(
-                self.place.binaries, self._children, self.place.tools
-            )
+        await self._read_version()
         with self._timed("lock"):
             await self._files_turn.run("lock", self._take_lock)
             if await self._is_fenced():
@@ -183,6 +199,9 @@ class Startup:
                 return Event.DIRECTORY_EMPTY
         with self._timed("configuration"):
             await self.configure()
+        if self._preloads():
+            with self._timed("rehearsal"):
+                await self._trial.before_start(self._render(), self._server_environment())
         ports.require_free(self.settings.postgres)
         return Event.PREPARED
 
@@ -192,43 +211,50 @@ class Startup:
         Raises:
             PreflightError: the policy forbids to start with them.
         """
-        with self._timed("preflight"):
-            self.examination = await in_thread("preflight", self._examine)
+        await self.rescan()
         if self.inventory.is_foreign:
             message = "an inventory of the databases that came with a copy is not used"
             self._journal.on_event("InventoryIgnored", message)
-        report = self.examination.report
-        self._tell_once("volumes", report.all_findings())
-        server = self._server_facts()
-        refused = preflight.refusal(
-            report,
-            self.settings,
-            server.libraries,
-            ignore_inventory=self.inventory.is_ignored,
-        )
+        refused = self.refusal()
         if refused is not None:
             raise refused
 
-    async def hash_contents(self) -> None:
-        """Complete the report by what takes long: hashes, and what the scripts hold."""
-        examination = self.examination
-        if examination is None or all(one.content_sha256 for one in examination.report.volumes):
-            return
-        completed = await in_thread("hash volumes", complete, examination, self._server_facts())
-        # Somebody may have looked again meanwhile: what they saw is newer.
-        if self.examination is examination:
-            self.examination = completed
-            before = examination.report.all_findings()
-            later = tuple(one for one in completed.report.all_findings() if one not in before)
-            self._tell_once("contents", later)
+    def refusal(self) -> PreflightError | None:
+        """Return why postgres must not be started after the last look, or None."""
+        if self.examination is None:
+            return None
+        libraries = self._server_facts().libraries
+        return preflight.refusal(
+            self.examination.report,
+            self.settings,
+            libraries,
+            ignore_inventory=self.inventory.is_ignored,
+        )
 
-    def _tell_once(self, part: str, findings: tuple[Finding, ...]) -> None:
-        """Log the findings of a part of the look, unless the last one had the same."""
-        if findings != self._told.get(part, ()):
-            # A server that restarts again and again would say it again and again.
-            self._told[part] = findings
-            for finding in findings:
-                _tell(finding)
+    async def rescan(self) -> ExtensionsReport:
+        """Discover and judge the volumes, and change nothing by that."""
+        if self.version is None:
+            await self._read_version()
+        given = Server(
+            self._server_facts(), Base(self.place.tools["PATH"], self.place.library_path)
+        )
+        with self._timed("preflight"):
+            return await self.prover.look(self.settings, given)
+
+    async def see_changes(self, postmaster: int) -> None:
+        """Note which libraries changed under the running server; look at all then."""
+        if await self.prover.compare(postmaster):
+            await self.rescan()
+
+    async def rehearse(self) -> None:
+        """Try whether a start would succeed, beside a server that runs.
+
+        Raises:
+            InstanceManagerError: it would not, and why.
+        """
+        await self.look_at_volumes()
+        with self._timed("rehearsal"):
+            await self._trial.require(self._render(), self._server_environment())
 
     async def reread_settings(self) -> Settings:
         """Read the settings again and return them; what needs a new start stays as it is.
@@ -270,6 +296,7 @@ class Startup:
             environment=self._server_environment() | self._past_stale_pid,
             lock=held.descriptor,
         )
+        self.prover.start()
         with self._timed("spawn"), self._log.capturing() as output:
             return process.start(self._children, launch, output)
 
@@ -366,16 +393,15 @@ class Startup:
         pid_file.remove_damaged(directory)
         self._past_stale_pid = _past_stale_pid(directory)
 
-    def _examine(self) -> Examination:
-        server = self._server_facts()
-        examination = examine(
-            self.settings,
-            server,
-            base_path=self.place.tools["PATH"],
-            base_ld_library_path=self.place.library_path,
-            clock=self._clock,
-        )
-        return examination._replace(report=self.inventory.completed(examination.report, server))
+    async def _read_version(self) -> None:
+        with self._timed("version"):
+            self.version = await binaries.read_version(
+                self.place.binaries, self._children, self.place.tools
+            )
+
+    def _preloads(self) -> bool:
+        """Whether the server that is prepared runs code of libraries while it starts."""
+        return bool(self.examination and self.examination.report.composed.shared_preload_libraries)
 
     def _is_empty(self) -> bool:
         assert self.version is not None  # noqa: S101 - prepare() has read it
@@ -399,9 +425,8 @@ class Startup:
     @property
     def names_of_ours(self) -> frozenset[str]:
         """The names of variables that every server gets from us, whatever the volumes ask for."""
-        return frozenset(
-            process.environment_of(self.place.tools, search_path="", library_path="", extra={})
-        )
+        ours = process.environment_of(self.place.tools, search_path="", library_path="", extra={})
+        return frozenset(ours) | {_GRANDPARENT}
 
     @property
     def system_identifier(self) -> str | None:
@@ -413,18 +438,21 @@ class Startup:
         return binaries.server_facts(self.place.binaries, self.version)
 
     def _write_configuration(self) -> Written:
-        assert self.version is not None  # noqa: S101 - prepare() has read it
         assert self.examination is not None  # noqa: S101 - prepare() has looked
-        return write_configuration(
-            self.settings,
-            self.examination,
-            Target(
-                files=self.files,
-                log_directory=self.place.log_directory,
-                major=self.version.major,
-                instance=self._surroundings.name,
-                account=self._surroundings.account,
-            ),
+        return write_configuration(self.settings, self.examination, self._target())
+
+    def _render(self) -> str:
+        assert self.examination is not None  # noqa: S101 - prepare() has looked
+        return render_configuration(self.settings, self.examination, self._target())
+
+    def _target(self) -> Target:
+        assert self.version is not None  # noqa: S101 - prepare() has read it
+        return Target(
+            files=self.files,
+            log_directory=self.place.log_directory,
+            major=self.version.major,
+            instance=self._surroundings.name,
+            account=self._surroundings.account,
         )
 
     def _bootstrap_plan(self) -> bootstrap.Bootstrap:
@@ -440,7 +468,7 @@ class Startup:
             runtime_directory=self.place.runtime_directory,
             environment=self.place.tools,
             server_environment=self._server_environment(),
-            server_parameters=_search_paths(composed, self._server_facts().major),
+            server_parameters=search_paths(composed, self._server_facts().major),
             passwords=bootstrap.passwords_of(settings.bootstrap),
             instance=self._surroundings.name,
             lock=self._held.descriptor,
@@ -467,24 +495,4 @@ def _past_stale_pid(directory: Path) -> dict[str, str]:
     judged = pid_file.judge(directory)
     if judged.verdict is not pid_file.Verdict.STALE or judged.pid is None:
         return {}
-    return {"PG_GRANDPARENT_PID": str(judged.pid)}
-
-
-def _search_paths(composed: Composed, major: int) -> dict[str, str]:
-    """Return what the bootstrap's server is told of the volumes."""
-    names = ["dynamic_library_path", "shared_preload_libraries"]
-    if major >= parameters.FIRST_MAJOR_WITH_CONTROL_PATH:
-        names.append("extension_control_path")
-    return {name: value for name in names if (value := getattr(composed, name))}
-
-
-def _tell(finding: Finding) -> None:
-    """Log a finding: an error of a volume is a warning of ours, since the rest starts."""
-    say = _log.info if finding.severity is Severity.INFO else _log.warning
-    say(
-        finding.message,
-        code=finding.code,
-        severity=str(finding.severity),
-        subject=finding.subject,
-        hint=finding.hint,
-    )
+    return {_GRANDPARENT: str(judged.pid)}

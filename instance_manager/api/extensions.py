@@ -1,10 +1,11 @@
-"""``GET /v1/extensions``: the volumes, what they hold, and what was composed of them."""
+"""``/v1/extensions``: the volumes, what they hold, and what was composed of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from instance_manager.api import documents
+from instance_manager.api.models import EmptyRequest
 from instance_manager.api.problems import RequestCode, RequestError
 
 if TYPE_CHECKING:
@@ -27,3 +28,15 @@ async def show_volume(request: web.Request) -> web.Response:
     raise RequestError(
         RequestCode.NOT_FOUND, f"there is no volume {wanted!r}", hint=f"the volumes are: {known}"
     )
+
+
+async def rescan(request: web.Request) -> web.Response:
+    """Look at the volumes again, and answer with the whole report."""
+    await documents.read(request, EmptyRequest)
+    instance = documents.instance_of(request)
+    instance.events.record(
+        "RescanRequested",
+        "a look at the extension volumes was asked for",
+        actor=documents.CALLER.get().name,
+    )
+    return documents.answer(await instance.rescan())

@@ -50,6 +50,13 @@ class Instance(Protocol):
         """Return what the volumes hold, and what was composed of them."""
         ...
 
+    async def rescan(self) -> ExtensionsReport:
+        """Look at the volumes again, and return what :meth:`extensions` returns then.
+
+        Changes nothing in a running server.
+        """
+        ...
+
     def databases(self) -> Databases:
         """Return what every database uses, as it was read last."""
         ...

@@ -57,6 +57,7 @@ CONTROL_ROUTES: Final = (
     Route("GET", "/v1/status", status.show, READER),
     Route("GET", "/v1/events", events.show_all, READER),
     Route("GET", "/v1/extensions", extensions.show, READER),
+    Route("POST", "/v1/extensions/rescan", extensions.rescan, OPERATOR),
     Route("GET", "/v1/extensions/{volume}", extensions.show_volume, READER),
     Route("GET", "/v1/databases", databases.show_all, OPERATOR),
     Route("GET", "/v1/databases/{name}/extensions", databases.show_extensions, OPERATOR),

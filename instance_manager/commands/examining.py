@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import sys
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING
 from instance_manager.databases import inventory
 from instance_manager.errors import DataDirectoryError
 from instance_manager.extensions import preflight, scan
+from instance_manager.extensions.composition import Base
 from instance_manager.postgres import before_start, binaries, data_directory, lost, process
+from instance_manager.postgres.tracing import Tracer
+from instance_manager.proving import Look, prove
 from instance_manager.supervision.children import Children
 
 if TYPE_CHECKING:
@@ -58,14 +62,9 @@ def examine(
     """
     tools = process.tool_environment(os.environ)
     server, version = find_server(settings)
-    examination = scan.examine(
-        settings,
-        server,
-        base_path=tools["PATH"],
-        base_ld_library_path=os.environ.get("LD_LIBRARY_PATH", ""),
-        root=Path(extensions_root) if extensions_root else None,
-        clock=time.monotonic,
-    )
+    given = scan.Server(server, Base(tools["PATH"], os.environ.get("LD_LIBRARY_PATH", "")))
+    root = Path(extensions_root) if extensions_root else None
+    examination = asyncio.run(_look(settings, given, root))
     if hash_contents:
         examination = scan.complete(examination, server)
     directory = data_directory.resolve(settings.postgres.data_directory)
@@ -113,6 +112,16 @@ def _with_needs(
 async def _read_version(server: Binaries, tools: dict[str, str]) -> Version:
     with Children() as children:
         return await binaries.read_version(server, children, tools)
+
+
+async def _look(settings: Settings, server: scan.Server, root: Path | None) -> Examination:
+    """Look at the volumes, and have the dynamic loader asked about all that may be used."""
+    begun = time.monotonic()
+    look = Look(scan.look(settings, root), settings, server)
+    with Children() as children:
+        tracer = Tracer(children, Path(server.facts.program), time.monotonic)
+        examination, _ = await prove(tracer, look, math.inf)
+    return scan.timed(examination, time.monotonic() - begun)
 
 
 def _look_at(

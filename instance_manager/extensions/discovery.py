@@ -15,6 +15,7 @@ from instance_manager.extensions import control, metadata, signals
 from instance_manager.extensions.elf import ElfError, SharedObject, read_header
 from instance_manager.extensions.facts import (
     ControlFacts,
+    Identity,
     LibraryFacts,
     PathLists,
     RootFacts,
@@ -278,7 +279,16 @@ def _libraries(reader: VolumeReader, paths: PathLists) -> Iterator[LibraryFacts]
             except OSError as error:
                 reader.note_unreadable(place.path, error)
             else:
-                yield seen[key]._replace(directory=directory, name=place.name)
+                yield seen[key]._replace(
+                    directory=directory, name=place.name, identity=identity_of(status)
+                )
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return what tells one state of a file from another."""
+    return Identity(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
 
 
 def _open_library(path: Path, *, wants_magic: bool) -> LibraryFacts:

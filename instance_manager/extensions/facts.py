@@ -36,6 +36,16 @@ class ServerFacts(NamedTuple):
     library_directory: str = ""
 
 
+class Identity(NamedTuple):
+    """Which file it is, and in which state: stat(2). Two that differ may differ in content."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
 class LibraryFacts(NamedTuple):
     """A file that the loader could be asked to load; *problem* says why it could not.
 
@@ -43,6 +53,7 @@ class LibraryFacts(NamedTuple):
     for 64-bit little-endian shared objects. *magic* is ``None`` where it was not looked for.
     *entry_points* are those of ``signals`` that a module exports; *speaks_of_preloading* says that
     its text names ``shared_preload_libraries``.
+    *identity* is that of the file itself, behind all links.
     """
 
     directory: str
@@ -55,6 +66,7 @@ class LibraryFacts(NamedTuple):
     magic: Magic | None = None
     entry_points: frozenset[str] = frozenset()
     speaks_of_preloading: bool = False
+    identity: Identity | None = None
 
     @property
     def path(self) -> str:

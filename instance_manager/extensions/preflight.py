@@ -7,7 +7,8 @@ needs it; under ``refuse`` any error forbids the start. A warning never does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.errors import PreflightError
 from instance_manager.extensions import advice, environment, preloading
@@ -21,6 +22,7 @@ from instance_manager.extensions.models import (
     Volume,
 )
 from instance_manager.extensions.paths import bare_name, display
+from instance_manager.extensions.tracing_verdict import asked_for, judge_traces
 from instance_manager.extensions.volumes import FIRST_MAJOR, is_empty, judge_volume
 
 if TYPE_CHECKING:
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
         VolumeFacts,
     )
     from instance_manager.extensions.library_search import IsThere
+    from instance_manager.extensions.loader_trace import Trace
     from instance_manager.extensions.models import ExtensionsReport, Finding
     from instance_manager.settings.models import Settings, VolumeSettings
+
+NO_TRACES: Final[Mapping[str, Trace]] = MappingProxyType({})
 
 
 class Verdict(NamedTuple):
@@ -51,10 +56,12 @@ def judge(
     server: ServerFacts,
     settings: Settings,
     is_there: IsThere = lambda _: False,
+    traces: Mapping[str, Trace] = NO_TRACES,
 ) -> Verdict:
     """Return the state and the findings of every volume, in precedence order.
 
-    *is_there* says whether there is a file at an absolute path, outside of the volumes too.
+    *is_there* says whether there is a file at an absolute path, outside of the volumes too;
+    *traces* is what the dynamic loader said of modules, by their absolute paths.
     """
     listed = {volume.name: volume for volume in settings.extensions.volumes}
     preloaded = frozenset(map(bare_name, settings.postgres.shared_preload_libraries))
@@ -63,6 +70,9 @@ def judge(
         for volume in root.volumes
     }
     if server.major >= FIRST_MAJOR:
+        asked = asked_for(root.volumes, preloaded)
+        for volume in root.volumes:
+            findings[volume.name] += judge_traces(volume, traces, asked, server.program)
         _note_missing_modules(root.volumes, server, findings)
         _note_conflicts(root.volumes, listed, findings)
         # A volume that a conflict took away may have held what another one needs.

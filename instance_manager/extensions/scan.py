@@ -1,6 +1,7 @@
 """One look at the extension volumes: discover, judge, compose.
 
-The one call of this room for those above. It blocks while it reads, so the caller runs it in a
+The calls of this room for those above: at once, or step by step for those who have the dynamic
+loader asked in between. To look blocks while it reads, so the caller runs it in a
 thread and gives it a deadline.
 """
 
@@ -16,25 +17,35 @@ from instance_manager.extensions.facts import RootFacts
 from instance_manager.extensions.files import is_there
 from instance_manager.extensions.findings import Code
 from instance_manager.extensions.models import ExtensionsReport, PendingAction
-from instance_manager.extensions.preflight import judge
+from instance_manager.extensions.preflight import NO_TRACES, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from instance_manager.extensions.facts import ServerFacts, VolumeFacts
+    from instance_manager.extensions.loader_trace import Trace
     from instance_manager.settings.models import Settings
 
 
 class Examination(NamedTuple):
     """The report, and the parameters that the metadata of volumes asks for.
 
-    *volumes* are the facts that the report is made of.
+    *volumes* are the facts that the report is made of, *accepted* those of the volumes that may
+    be used.
     """
 
     report: ExtensionsReport
     parameters: Mapping[str, str]
     volumes: tuple[VolumeFacts, ...] = ()
+    accepted: tuple[VolumeFacts, ...] = ()
+
+
+class Server(NamedTuple):
+    """The server that the volumes must fit, and what it is given in any case."""
+
+    facts: ServerFacts
+    base: Base
 
 
 def examine(
@@ -57,23 +68,47 @@ def examine(
         clock: seconds, for the duration.
     """
     begun = clock()
-    if not isinstance(root, RootFacts):
-        root = discover((root or settings.extensions.root).absolute(), settings.extensions.volumes)
-    verdict = judge(root, server, settings, is_there)
-    base = Base(base_path, base_ld_library_path)
-    composition = compose(verdict.accepted, settings, server, base)
-    loaded = preloading.judge(verdict.accepted, composition.composed, settings, server, is_there)
+    given = Server(server, Base(base_path, base_ld_library_path))
+    found = root if isinstance(root, RootFacts) else look(settings, root)
+    examination = conclude(found, settings, given)
+    return timed(examination, clock() - begun)
+
+
+def look(settings: Settings, root: Path | None = None) -> RootFacts:
+    """Return what lies under *root*, or ``extensions.root``."""
+    place = (root or settings.extensions.root).absolute()
+    return discover(place, settings.extensions.volumes)
+
+
+def conclude(
+    found: RootFacts,
+    settings: Settings,
+    server: Server,
+    traces: Mapping[str, Trace] = NO_TRACES,
+) -> Examination:
+    """Return what follows from what was found; *traces* are the loader's, by absolute path."""
+    verdict = judge(found, server.facts, settings, is_there, traces)
+    composition = compose(verdict.accepted, settings, server.facts, server.base)
+    loaded = preloading.judge(
+        verdict.accepted, composition.composed, settings, server.facts, is_there
+    )
     absent = {Code.ABSENT.value, Code.REQUIRED_ABSENT.value}
     is_absent = any(each.code in absent for each in verdict.findings)
     report = ExtensionsReport(
-        root=root.root,
-        scan_seconds=clock() - begun,
+        root=found.root,
+        scan_seconds=0,
         volumes=verdict.volumes,
         findings=(*verdict.findings, *composition.findings, *loaded),
         composed=composition.composed,
         pending_action=PendingAction.REMOUNT if is_absent else PendingAction.NONE,
     )
-    return Examination(report, composition.parameters, root.volumes)
+    return Examination(report, composition.parameters, found.volumes, verdict.accepted)
+
+
+def timed(examination: Examination, seconds: float) -> Examination:
+    """Return the examination with the time that it took."""
+    report = examination.report.model_copy(update={"scan_seconds": seconds})
+    return examination._replace(report=report)
 
 
 def complete(examination: Examination, server: ServerFacts) -> Examination:

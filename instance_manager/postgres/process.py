@@ -116,6 +116,11 @@ def environment_of_process(pid: int) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals}
 
 
+def arguments(binaries: Binaries, data_directory: Path) -> list[str | Path]:
+    """Return the postmaster's command line: all that is not in a file."""
+    return [binaries.postgres, "-D", data_directory, "-c", f"log_line_prefix={STRUCTURE}"]
+
+
 def start(children: Children, launch: Launch, output: int) -> Child:
     """Start the postmaster; what it says before its log works goes to *output*.
 
@@ -124,11 +129,7 @@ def start(children: Children, launch: Launch, output: int) -> Child:
     """
     return children.spawn(
         "postgres",
-        [
-            launch.binaries.postgres,
-            *("-D", launch.data_directory),
-            *("-c", f"log_line_prefix={STRUCTURE}"),
-        ],
+        arguments(launch.binaries, launch.data_directory),
         environment=launch.environment,
         streams=(None, output, output),
         # The output once more, under its own number: the server redirects its standard error, and

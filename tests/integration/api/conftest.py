@@ -131,6 +131,11 @@ class MemoryInstance:
             composed=composed,
         )
 
+    async def rescan(self) -> ExtensionsReport:
+        """Write it down and return the one volume."""
+        self.calls.append(("rescan",))
+        return self.extensions()
+
     def facts(self) -> Facts:
         """Return facts that are always fresh."""
         probe = Probe(self.ready, "" if self.ready else "the postmaster is silent", NOW)

@@ -58,6 +58,7 @@ CALLS: dict[tuple[str, str], Callable[[Client], Awaitable[object]]] = {
     ("GET", "/v1/extensions/{volume}"): lambda client: client.extension_volume("pgvector"),
     ("GET", "/v1/databases"): lambda client: client.databases(),
     ("GET", "/v1/databases/{name}/extensions"): lambda client: client.database_extensions("app"),
+    ("POST", "/v1/extensions/rescan"): lambda client: client.rescan(),
     ("POST", "/v1/postgres/start"): lambda client: client.start(),
     ("POST", "/v1/postgres/stop"): lambda client: client.stop(mode="fast"),
     ("POST", "/v1/postgres/restart"): lambda client: client.restart(mode="smart"),

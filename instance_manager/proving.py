@@ -1,0 +1,279 @@
+"""What is proven of the extension volumes: look, have the dynamic loader asked, conclude.
+
+On the way to a start the loader is asked about what the server will load there, and about the
+rest for as long as that costs next to nothing; what is left is completed once the server accepts.
+Beside that it is remembered which libraries the running server was started with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from instance_manager.extensions import replaced, scan
+from instance_manager.extensions.discovery import identity_of
+from instance_manager.extensions.loader_trace import unaskable
+from instance_manager.extensions.models import Severity
+from instance_manager.extensions.paths import bare_name
+from instance_manager.extensions.tracing_verdict import path_of
+from instance_manager.log import get_logger
+from instance_manager.postgres.tracing import Question, Scene
+from instance_manager.supervision.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from instance_manager.extensions.facts import Identity, RootFacts, ServerFacts
+    from instance_manager.extensions.loader_trace import Trace
+    from instance_manager.extensions.models import ExtensionsReport, Finding
+    from instance_manager.extensions.scan import Examination, Server
+    from instance_manager.postgres.tracing import Tracer
+    from instance_manager.settings.models import Settings
+
+_log: Final = get_logger()
+_BUDGET_SECONDS: Final = 0.1
+"""How long a start waits for what the loader says of modules that it does not need."""
+_MOST_MODULES: Final = 2000
+_DELETED: Final = " (deleted)"
+
+
+class Look(NamedTuple):
+    """What one look found, and what it was judged by."""
+
+    found: RootFacts
+    settings: Settings
+    server: Server
+
+
+class Prover:
+    """Proves the volumes, and keeps what the last look found.
+
+    *completed* adds what others know to a report, for a server; it is called in a thread.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        *,
+        clock: Callable[[], float],
+        on_event: Callable[[str, str], object],
+        completed: Callable[[ExtensionsReport, ServerFacts], ExtensionsReport],
+    ) -> None:
+        self.examination: Examination | None = None
+        self.trial: Finding | None = None
+        """Why the last trial of a start failed; None where it did not."""
+        self._clock = clock
+        self._on_event = on_event
+        self._completed = completed
+        self._tracer = tracer
+        self._look: Look | None = None
+        self._is_complete = False
+        self._looked = asyncio.Event()
+        self._begun = self._kept = 0
+        self._told: dict[str, tuple[Finding, ...]] = {}
+        self._started_with: Mapping[str, Identity] = {}
+        self.changes = replaced.NO_CHANGES
+
+    @property
+    def report(self) -> ExtensionsReport | None:
+        """The last look, completed by what was found out since."""
+        if self.examination is None:
+            return None
+        report = replaced.with_changes(self.examination.report, self.changes)
+        if self.trial is None:
+            return report
+        return report.model_copy(update={"findings": (*report.findings, self.trial)})
+
+    async def look(self, settings: Settings, server: Server) -> ExtensionsReport:
+        """Look at the volumes and return what is found; a look that began later is newer."""
+        self._begun += 1
+        number, begun = self._begun, self._clock()
+        found = await in_thread("discovery", scan.look, settings)
+        look = Look(found, settings, server)
+        examination, is_complete = await self._prove(look, begun + _BUDGET_SECONDS)
+        examination = scan.timed(examination, self._clock() - begun)
+        if number > self._kept:
+            self._kept, self._look = number, look
+            self._is_complete = is_complete
+            self._take(examination)
+            self._looked.set()
+        return examination.report
+
+    async def next_look(self, within_seconds: float) -> None:
+        """Wait until somebody has looked since the last call, or the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                await self._looked.wait()
+        self._looked.clear()
+
+    async def complete(self) -> None:
+        """Ask the loader what it was not asked yet, and read the contents of the volumes."""
+        look, number = self._look, self._kept
+        if look is not None and not self._is_complete:
+            examination, _ = await self._prove(look, math.inf)
+            # Somebody may have looked again meanwhile: what they saw is newer.
+            if number == self._kept and self.examination is not None:
+                seconds = self.examination.report.scan_seconds
+                self._is_complete = True
+                self._take(scan.timed(examination, seconds))
+        await self._read_contents()
+
+    async def _prove(self, look: Look, until: float) -> tuple[Examination, bool]:
+        examination, is_complete = await prove(self._tracer, look, until)
+        report = await in_thread(
+            "preflight", self._completed, examination.report, look.server.facts
+        )
+        return examination._replace(report=report), is_complete
+
+    async def _read_contents(self) -> None:
+        examination, look = self.examination, self._look
+        if examination is None or look is None:
+            return
+        if all(one.content_sha256 for one in examination.report.volumes):
+            return
+        completed = await in_thread("contents", scan.complete, examination, look.server.facts)
+        if self.examination is examination:
+            self.examination = completed
+            before = examination.report.all_findings()
+            later = tuple(one for one in completed.report.all_findings() if one not in before)
+            self._tell_once("contents", later)
+
+    def start(self) -> None:
+        """Remember which libraries the server that is started now will load."""
+        accepted = self.examination.accepted if self.examination else ()
+        self._started_with = replaced.libraries_of(accepted)
+        self.changes = replaced.NO_CHANGES
+
+    def end(self) -> None:
+        """Forget them: the server is gone."""
+        self._started_with = {}
+        self.changes = replaced.NO_CHANGES
+
+    async def compare(self, postmaster: int) -> bool:
+        """Compare the running server's libraries with the files; return whether that is news."""
+        before = self._started_with
+        changes = await in_thread("replaced libraries", _changes, before, postmaster)
+        if before is not self._started_with or changes == self.changes:
+            return False
+        told = (*self.changes.replaced, *self.changes.gone)
+        self.changes = changes
+        for finding in (*changes.replaced, *changes.gone):
+            if finding in told:
+                continue
+            _tell(finding)
+            self._on_event("LibraryReplaced", finding.message)
+        return True
+
+    def _take(self, examination: Examination) -> None:
+        self.examination = examination
+        self._tell_once("volumes", examination.report.all_findings())
+
+    def _tell_once(self, part: str, findings: tuple[Finding, ...]) -> None:
+        """Log the findings of a part of the look, unless the last one had the same."""
+        if findings != self._told.get(part, ()):
+            # A server that restarts again and again would say it again and again.
+            self._told[part] = findings
+            for finding in findings:
+                _tell(finding)
+
+
+async def prove(tracer: Tracer, look: Look, until: float) -> tuple[Examination, bool]:
+    """Conclude, ask the loader about what may be used, and conclude anew from its answers.
+
+    What it refuses is left out, and others may need that: until nothing is new.
+
+    Args:
+        tracer: asks the loader.
+        look: what to conclude from.
+        until: the moment of the tracer's clock up to which it is asked what can wait.
+
+    Returns:
+        What follows, and whether the loader was asked about all.
+    """
+    traces: dict[str, Trace] = {}
+    while True:
+        examination = await in_thread("preflight", scan.conclude, *look, dict(traces))
+        if not examination.accepted:
+            return examination, True
+        questions = list(islice(_questions(examination, look.settings), _MOST_MODULES))
+        answers = await tracer.ask(questions, _scene(examination), until)
+        is_news = any(_is_news(trace, traces.get(module)) for module, trace in answers.items())
+        traces.update(answers)
+        if not is_news:
+            asked = {question.module for question in questions}
+            return examination, asked <= answers.keys()
+
+
+def _is_news(trace: Trace, before: Trace | None) -> bool:
+    return trace != before if before is not None else not trace.is_clean
+
+
+def _scene(examination: Examination) -> Scene:
+    return Scene(
+        examination.report.composed.ld_library_path,
+        # A number instead of what it stands for: it is compared for each module.
+        hash(tuple(replaced.libraries_of(examination.accepted).items())),
+    )
+
+
+def _questions(examination: Examination, settings: Settings) -> Iterator[Question]:
+    """Yield the modules that may be used; what the server loads at its start is urgent."""
+    preloaded = {bare_name(name) for name in settings.postgres.shared_preload_libraries}
+    for volume in examination.accepted:
+        preloaded.update(volume.metadata.shared_preload_libraries)
+    seen: set[Identity | None] = set()
+    for volume in examination.accepted:
+        for library in volume.searched():
+            path = path_of(volume, library)
+            if library.is_module and not library.problem and library.identity not in seen:
+                reason = unaskable(path)
+                if reason:
+                    _log.debug("a module is not traced", module=library.path, reason=reason)
+                    continue
+                seen.add(library.identity)
+                names = {bare_name(library.name), path, path.removesuffix(".so")}
+                yield Question(path, is_urgent=not names.isdisjoint(preloaded))
+
+
+def _changes(before: Mapping[str, Identity], postmaster: int) -> replaced.Changes:
+    now: dict[str, Identity | None] = {}
+    for path in before:
+        try:
+            now[path] = identity_of(Path(path).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            now[path] = None
+        except OSError:
+            # Storage that can't be asked says nothing of the file.
+            continue
+    if now == before:
+        return replaced.NO_CHANGES
+    return replaced.compare(before, now, _mapped(postmaster))
+
+
+def _mapped(pid: int) -> frozenset[str]:
+    """Return the files that a process has mapped, replaced ones too; none where it is gone."""
+    try:
+        lines = os.fsdecode(Path(f"/proc/{pid}/maps").read_bytes()).splitlines()
+    except OSError:
+        return frozenset()
+    # proc_pid_maps(5): the path is the sixth field.
+    return frozenset(
+        line.split(maxsplit=5)[5].removesuffix(_DELETED) for line in lines if " /" in line
+    )
+
+
+def _tell(finding: Finding) -> None:
+    """Log a finding: an error of a volume is a warning of ours, since the rest starts."""
+    say = _log.info if finding.severity is Severity.INFO else _log.warning
+    say(
+        finding.message,
+        code=finding.code,
+        severity=str(finding.severity),
+        subject=finding.subject,
+        hint=finding.hint,
+    )

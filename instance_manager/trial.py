@@ -1,0 +1,99 @@
+"""Whether a start would succeed, tried before anything depends on it.
+
+What has passed is not tried again until something of it changes, so that a server which restarts
+on its own, or was tried before it was stopped, loses no time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.errors import DataDirectoryError, PreflightError, TransientError
+from instance_manager.extensions.findings import RULES, Code, finding
+from instance_manager.extensions.replaced import libraries_of
+from instance_manager.log import get_logger
+from instance_manager.supervision.endings import Cause
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from instance_manager.proving import Prover
+    from instance_manager.supervision.children import Children
+    from instance_manager.supervision.endings import Ending
+    from instance_manager.supervision.threads import Serial
+    from instance_manager.surroundings import Place
+
+_log: Final = get_logger()
+_TOLD_BY_THE_START: Final = frozenset(
+    {Cause.BAD_CONFIGURATION, Cause.OUT_OF_MEMORY, Cause.DISK_FULL}
+)
+"""What is not the volumes' fault: the start itself meets it, and has a code of its own for it."""
+
+
+class Trial:
+    """Tries starts of one data directory."""
+
+    def __init__(self, children: Children, place: Place, turn: Serial, prover: Prover) -> None:
+        self._children = children
+        self._place = place
+        self._turn = turn
+        self._prover = prover
+        self._passed: object = None
+
+    async def before_start(self, configuration: str, environment: Mapping[str, str]) -> None:
+        """Try a start that comes next; whatever is in the way of the trial itself is left to it.
+
+        Raises:
+            PreflightError: a library that it loads would end it.
+        """
+        try:
+            failed = await self._fails(configuration, environment)
+        except (OSError, DataDirectoryError, TransientError) as error:
+            _log.warning("the start was not tried before", reason=str(error))
+            return
+        if failed is not None and failed.cause not in _TOLD_BY_THE_START:
+            raise self._refusal(failed)
+
+    async def require(self, configuration: str, environment: Mapping[str, str]) -> None:
+        """Try a start for whose sake a running server will be stopped.
+
+        Raises:
+            PreflightError: it would fail, whatever the reason.
+            InstanceManagerError: it can't be tried.
+        """
+        try:
+            failed = await self._fails(configuration, environment)
+        except OSError as error:
+            _log.warning("the start was not tried before", reason=str(error))
+            return
+        if failed is not None:
+            raise self._refusal(failed)
+
+    async def _fails(self, configuration: str, environment: Mapping[str, str]) -> Ending | None:
+        # Here, since most starts need nothing of it.
+        from instance_manager.postgres.rehearsal import Rehearsal, rehearse
+
+        accepted = self._prover.examination.accepted if self._prover.examination else ()
+        tried = (configuration, dict(environment), libraries_of(accepted))
+        if tried == self._passed:
+            return None
+        place = self._place
+        rehearsal = Rehearsal(
+            binaries=place.binaries,
+            data_directory=place.data_directory,
+            stage=place.log_directory.with_suffix(".rehearsal"),
+            configuration=configuration,
+            environment=environment,
+        )
+        failed = await rehearse(self._children, rehearsal, self._turn)
+        self._prover.trial = None
+        self._passed = None if failed else tried
+        return failed
+
+    def _refusal(self, failed: Ending) -> PreflightError:
+        why = failed.message or f"its end was a {failed.cause}"
+        message = f"rehearsal start failed: {why}"
+        self._prover.trial = finding(Code.REHEARSAL, "postgres", message)
+        return PreflightError(
+            f"cannot start postgres: {Code.REHEARSAL} {message}", hint=RULES[Code.REHEARSAL].hint
+        )

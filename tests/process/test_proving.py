@@ -1,0 +1,104 @@
+"""Looks at volumes that overlap, and libraries that change while a server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from pathlib import Path
+
+from instance_manager.extensions.composition import Base
+from instance_manager.extensions.facts import ServerFacts
+from instance_manager.extensions.scan import Server
+from instance_manager.postgres.tracing import Tracer
+from instance_manager.proving import Prover
+from instance_manager.settings.models import Settings
+from instance_manager.supervision.children import Children
+
+SERVER = Server(ServerFacts(major=18, machine=os.uname().machine), Base("/usr/bin"))
+
+
+def _settings(root: Path) -> Settings:
+    return Settings.model_validate({"extensions": {"root": str(root)}})
+
+
+def _prover(children: Children, events: list[str]) -> Prover:
+    return Prover(
+        Tracer(children, Path("/nonexistent/postgres"), time.monotonic),
+        clock=time.monotonic,
+        completed=lambda report, _: report,
+        on_event=lambda reason, message: events.append(f"{reason}: {message}"),
+    )
+
+
+def _volume(root: Path, name: str, files: int) -> Path:
+    directory = root / name / "share" / "extension"
+    directory.mkdir(parents=True)
+    for number in range(files):
+        (directory / f"x{number}.control").write_text("default_version = '1'\n")
+    (root / name / "lib").mkdir()
+    library = root / name / "lib" / "plain.so"
+    library.write_bytes(b"no library")
+    return library
+
+
+def test_of_two_looks_that_overlap_the_later_one_counts(tmp_path: Path) -> None:
+    """However long the first one takes: what it saw is older."""
+    _volume(tmp_path / "many", "many", 400)
+    _volume(tmp_path / "few", "few", 1)
+
+    async def look() -> str:
+        with Children() as children:
+            prover = _prover(children, [])
+            await asyncio.gather(
+                prover.look(_settings(tmp_path / "many"), SERVER),
+                prover.look(_settings(tmp_path / "few"), SERVER),
+            )
+            assert prover.report is not None
+            return prover.report.root
+
+    assert asyncio.run(look()) == str(tmp_path / "few")
+
+
+def test_each_change_under_a_server_is_told_once_and_ends_with_it(tmp_path: Path) -> None:
+    """Replaced, gone, and nothing more once there is no server."""
+    library = _volume(tmp_path, "sample", 1)
+    library.unlink()
+    plain = library.with_name("libplain.so.1")
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    shutil.copy(next(line.split()[5] for line in maps if line.endswith("/libc.so.6")), plain)
+    events: list[str] = []
+
+    async def follow() -> list[list[str]]:
+        seen: list[list[str]] = []
+
+        def note() -> None:
+            assert prover.report is not None
+            found = prover.report.findings
+            seen.append([one.message for one in found if one.code == "EXT082"])
+
+        with Children() as children:
+            prover = _prover(children, events)
+            await prover.look(_settings(tmp_path), SERVER)
+            prover.start()
+            assert not await prover.compare(os.getpid())
+            note()
+            plain.write_bytes(b"changed")
+            await prover.compare(os.getpid())
+            note()
+            await prover.compare(os.getpid())
+            plain.unlink()
+            await prover.compare(os.getpid())
+            note()
+            prover.end()
+            note()
+        return seen
+
+    first, second, third, last = asyncio.run(follow())
+
+    assert first == last == []
+    assert len(second) == len(third) == 1
+    assert "was replaced" in second[0]
+    assert "vanished" in third[0]
+    assert [event.split(":")[0] for event in events] == ["LibraryReplaced"] * 2
