@@ -29,6 +29,7 @@ from instance_manager.api.models import (
     Status,
     StopRequest,
 )
+from instance_manager.api.update_models import Rehearsal, UpdateRequest
 from instance_manager.databases.models import DatabaseExtensions, Databases
 from instance_manager.errors import Exit, InstanceManagerError
 from instance_manager.extensions.models import ExtensionsReport, Volume
@@ -229,6 +230,33 @@ class Client:
     async def unfence(self, *, wait_seconds: float = 0) -> Operation:
         """Start postgres again where it was fenced."""
         return await self._operate("POST", "/v1/postgres/unfence", None, wait_seconds)
+
+    async def update_extension(
+        self,
+        database: str,
+        extension: str,
+        *,
+        version: str | None = None,
+        wait_seconds: float = 0,
+    ) -> Operation:
+        """Update an extension; without a version, to the declared or the default one."""
+        path = _path("v1", "databases", database, "extensions", extension, "update")
+        body = UpdateRequest(version=version)
+        return await self._operate("POST", path, body, wait_seconds)
+
+    async def rehearse_update(
+        self,
+        database: str,
+        extension: str,
+        *,
+        version: str | None = None,
+        timeout_seconds: float = 60,
+    ) -> Rehearsal:
+        """Have an update run and rolled back; it takes the update's locks while it lasts."""
+        path = _path("v1", "databases", database, "extensions", extension, "update")
+        body = UpdateRequest(version=version, dry_run=True, timeout_seconds=timeout_seconds)
+        answer = await self._ask("POST", path, body=body, wait=timeout_seconds)
+        return _parsed(answer, Rehearsal)
 
     async def probe(
         self, name: str, *, check: str | None = None, exclude: Iterable[str] = ()

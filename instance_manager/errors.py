@@ -51,6 +51,7 @@ class ErrorCode(StrEnum):
     WAL_DIRECTORY_UNUSABLE = "wal-directory-unusable"
     UNRESPONSIVE = "unresponsive"
     UNCLEAN_STOP = "unclean-stop"
+    EXTENSION_UPDATE_FAILED = "extension-update-failed"
     CONFLICT = "conflict"
 
 
@@ -207,6 +208,12 @@ class UncleanStopError(TransientError):
 
     code = ErrorCode.UNCLEAN_STOP
     exit_code = Exit.UNCLEAN
+
+
+class ExtensionUpdateError(TransientError):
+    """The server refused to update an extension; nothing was changed."""
+
+    code = ErrorCode.EXTENSION_UPDATE_FAILED
 
 
 class ConflictError(TransientError):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from instance_manager.api import models
     from instance_manager.databases.models import DatabaseExtensions, Databases
+    from instance_manager.databases.service import ExtensionKeeper
     from instance_manager.health.snapshot import Observer
     from instance_manager.health.storage import Storage
     from instance_manager.inventory_watch import InventoryWatch
@@ -147,6 +148,21 @@ class Instance:
 
         return Conditions(self._now)
 
+    @cached_property
+    def extension_updates(self) -> ExtensionKeeper:
+        """What brings the declared extensions about, and updates those that are asked for."""
+        from instance_manager.databases.service import ExtensionKeeper
+
+        startup = self._rooms.startup
+        return ExtensionKeeper(
+            self._rooms.supervisor,
+            self._rooms.observer.target,
+            lambda: startup.version.number if startup.version else 0,
+            lambda: startup.settings.databases,
+            self.events,
+            clock=self._clock,
+        )
+
     def beat(self) -> None:
         """Say that the loop runs; the only input of liveness."""
         self.heartbeat_at = self._clock()
@@ -225,7 +241,10 @@ class Instance:
         supervisor, startup = self._rooms.supervisor, self._rooms.startup
         report, current = self.extensions(), self.operations.current()
         self._conditions.update(
-            self.facts(), report, status.is_loaded(self._rooms.observer, startup)
+            self.facts(),
+            report,
+            status.is_loaded(self._rooms.observer, startup),
+            self.extension_updates.reconciler.verdict(),
         )
         return models.Status(
             instance=models.InstanceIdentity(
@@ -400,6 +419,7 @@ class Instance:
             if supervisor.state in _ALIVE:
                 await startup.look_at_volumes()
                 await self._reload_server(progress)
+                self.extension_updates.reconciler.hurry()
             elif supervisor.state is State.FAILED:
                 supervisor.handle(Event.CAUSE_GONE)
         except InstanceManagerError as error:

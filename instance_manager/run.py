@@ -183,6 +183,7 @@ class _Manager:
                 lambda: supervisor.state in _OBSERVED, lambda answer: _tell(supervisor, answer)
             ),
             "storage": rooms.storage.run,
+            "databases": lambda: _reconcile(rooms, instance),
             "volumes": lambda: _watch_volumes(rooms),
             "custody": lambda: _watch_over(rooms, records.events),
             "inventory": lambda: _take_inventory(rooms, instance),
@@ -316,6 +317,13 @@ async def _start_is_over(supervisor: Supervisor) -> None:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while supervisor.state in _BEFORE_ACCEPTING:
                 await supervisor.changed()
+
+
+async def _reconcile(rooms: Rooms, instance: Instance) -> None:
+    """Bring the declared extensions about, as soon as it doesn't delay the start."""
+    await _start_is_over(rooms.supervisor)
+    await in_thread("import", importlib.import_module, "instance_manager.databases.service")
+    await instance.extension_updates.reconciler.run()
 
 
 async def _watch_over(rooms: Rooms, events: Events) -> None:

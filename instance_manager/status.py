@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from instance_manager.databases.troubles import Verdict
     from instance_manager.errors import InstanceManagerError
     from instance_manager.extensions.models import ExtensionsReport
     from instance_manager.health.snapshot import Observer, ServerFacts
@@ -50,9 +51,16 @@ class Conditions:
         self._now = now
         self._known: dict[str, models.Condition] = {}
 
-    def update(self, facts: Facts, report: ExtensionsReport, loaded: bool | None) -> None:
+    def update(
+        self, facts: Facts, report: ExtensionsReport, loaded: bool | None, databases: Verdict
+    ) -> None:
         """Judge all conditions again."""
-        for claim in (_ready(facts), _extensions_usable(report), _configuration_loaded(loaded)):
+        for claim in (
+            _ready(facts),
+            _extensions_usable(report),
+            _configuration_loaded(loaded),
+            _Claim("DatabasesReconciled", databases.holds, databases.reason, databases.message),
+        ):
             before = self._known.get(claim.type)
             same = before is not None and before.status == claim.status
             self._known[claim.type] = models.Condition(

@@ -11,12 +11,35 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from instance_manager.api.models import Status
     from instance_manager.databases.models import DatabaseExtensions, Databases
+    from instance_manager.databases.rehearsal import Rehearsal
+    from instance_manager.databases.sessions import Limits
+    from instance_manager.databases.updating import UpdatePlan
     from instance_manager.extensions.models import ExtensionsReport
     from instance_manager.health.verdicts import Facts
     from instance_manager.observability.events import Events
     from instance_manager.observability.metrics import Measurements, MetricFacts
     from instance_manager.supervision.operations import Operations, Progress
     from instance_manager.supervision.shutdown import StopMode
+
+
+class ExtensionUpdates(Protocol):
+    """Updates of extensions in databases; what can't be is raised as the room's own errors."""
+
+    async def plan(
+        self, database: str, extension: str, version: str | None, *, rehearsed: bool
+    ) -> UpdatePlan:
+        """Return what an update would be."""
+        ...
+
+    async def rehearse(self, plan: UpdatePlan, limits: Limits, actor: str) -> Rehearsal:
+        """Run the update, roll it back, and return what was seen."""
+        ...
+
+    async def update(
+        self, plan: UpdatePlan, limits: Limits, actor: str, progress: Progress
+    ) -> None:
+        """Update the extension."""
+        ...
 
 
 class Instance(Protocol):
@@ -40,6 +63,11 @@ class Instance(Protocol):
     @property
     def measurements(self) -> Measurements:
         """What is counted while things happen."""
+        ...
+
+    @property
+    def extension_updates(self) -> ExtensionUpdates:
+        """What updates extensions in databases."""
         ...
 
     def status(self) -> Status:

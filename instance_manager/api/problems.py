@@ -59,6 +59,7 @@ STATUSES: Final[Mapping[ErrorCode | RequestCode, int]] = {
     ErrorCode.DATA_DIRECTORY_READ_ONLY: 409,
     ErrorCode.DATA_DIRECTORY_LOST: 409,
     ErrorCode.WAL_DIRECTORY_UNUSABLE: 409,
+    ErrorCode.EXTENSION_UPDATE_FAILED: 409,
     ErrorCode.USAGE: 400,
     ErrorCode.SETTINGS_INVALID: 422,
     ErrorCode.INTERNAL: 500,

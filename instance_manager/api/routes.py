@@ -19,6 +19,7 @@ from instance_manager.api import (
     status,
 )
 from instance_manager.api.authentication import Access
+from instance_manager.api.extension_updates import update as update_extension
 from instance_manager.api.probes import probe
 
 if TYPE_CHECKING:
@@ -71,6 +72,12 @@ CONTROL_ROUTES: Final = (
     Route("GET", "/v1/operations", operations.show_all, OPERATOR),
     Route("GET", "/v1/operations/{id}", operations.show, OPERATOR),
     Route("DELETE", "/v1/operations/{id}", operations.cancel, OPERATOR),
+    Route(
+        "POST",
+        "/v1/databases/{name}/extensions/{extension}/update",
+        update_extension,
+        OPERATOR,
+    ),
 )
 
 

@@ -71,6 +71,9 @@ def render(status: Status, extensions: ExtensionsReport) -> Iterator[str]:
             f" to be {pending.configured}"
         )
     yield from _extensions(extensions)
+    for one in status.conditions:
+        if one.type == "DatabasesReconciled" and one.status == "False":
+            yield f"not as declared: {one.message}"
     if status.operation is not None:
         progress = status.operation.progress
         yield f"operation: {status.operation.kind} {progress.step if progress else ''}"

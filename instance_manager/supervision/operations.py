@@ -35,6 +35,7 @@ class Kind(StrEnum):
     CHECKPOINT = "checkpoint"
     FENCE = "fence"
     UNFENCE = "unfence"
+    UPDATE_EXTENSION = "update-extension"
 
 
 class OperationState(StrEnum):
@@ -47,7 +48,9 @@ class OperationState(StrEnum):
     CANCELLED = "cancelled"
 
 
-_CANCELLABLE: Final = frozenset({Kind.START, Kind.RESTART, Kind.UNFENCE, Kind.CHECKPOINT})
+_CANCELLABLE: Final = frozenset(
+    {Kind.START, Kind.RESTART, Kind.UNFENCE, Kind.CHECKPOINT, Kind.UPDATE_EXTENSION}
+)
 """A signal to stop can't be called back; waiting for a start can be given up at any time."""
 _TAKES_THE_SLOT: Final = frozenset({Kind.STOP, Kind.FENCE})
 _FINISHED: Final = frozenset(
@@ -97,6 +100,7 @@ class _Entry:
     """The one mutable record of an operation, and its task."""
 
     operation: Operation
+    subject: str = ""
     task: asyncio.Task[None] = field(init=False)
 
 
@@ -126,7 +130,12 @@ class Operations:
         self._slot: _Entry | None = None
 
     def begin(
-        self, kind: Kind, action: Callable[[Progress], Awaitable[None]], *, exclusive: bool
+        self,
+        kind: Kind,
+        action: Callable[[Progress], Awaitable[None]],
+        *,
+        exclusive: bool,
+        subject: str = "",
     ) -> Operation:
         """Start *action* as a task of its own and return the operation at once.
 
@@ -134,12 +143,16 @@ class Operations:
             kind: what the action does; decides what it may take the slot from.
             action: finishes when the thing is done, or raises.
             exclusive: whether it needs the lifecycle's slot.
+            subject: what it is about, where only one operation at a time may be.
 
         Raises:
-            ConflictError: another lifecycle operation holds the slot; its id is named.
+            ConflictError: another lifecycle operation holds the slot, or another one is about the
+                same subject; its id is named.
         """
+        self._require_idle(kind, subject)
         predecessor = self._claim_slot(kind) if exclusive else None
-        entry = _Entry(Operation(self._new_id(), kind, OperationState.PENDING, self._now()))
+        operation = Operation(self._new_id(), kind, OperationState.PENDING, self._now())
+        entry = _Entry(operation, subject)
         if exclusive:
             self._slot = entry
         self._entries[entry.operation.id] = entry
@@ -215,6 +228,15 @@ class Operations:
             self._cancel(entry, "by the end of the manager")
         if running:
             await asyncio.wait({entry.task for entry in running})
+
+    def _require_idle(self, kind: Kind, subject: str) -> None:
+        for entry in self._entries.values():
+            if subject and entry.subject == subject and not entry.operation.finished:
+                raise ConflictError(
+                    f"cannot {kind}: {entry.operation.id!r} is at {subject} already",
+                    hint="wait for that operation, or cancel it",
+                    operation=entry.operation.id,
+                )
 
     def _claim_slot(self, kind: Kind) -> _Entry | None:
         """Return whom *kind* takes the slot from; None if it is free."""

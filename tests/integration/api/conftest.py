@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,9 @@ from instance_manager.databases.facts import (
     Update,
 )
 from instance_manager.databases.models import DatabaseExtensions, Databases
+from instance_manager.databases.rehearsal import Rehearsal
+from instance_manager.databases.sessions import Limits
+from instance_manager.databases.updating import NotThereError, UpdatePlan, VersionError
 from instance_manager.extensions.models import Composed, ExtensionsReport, State, Volume
 from instance_manager.health.verdicts import Facts, Probe
 from instance_manager.observability.events import Events
@@ -70,6 +73,40 @@ def _ids() -> Callable[[], str]:
 
 
 @dataclass
+class MemoryUpdates:
+    """Database ``app`` has extension ``toy`` in version 1.0, which leads to 1.1 and 1.2."""
+
+    do: Callable[..., Awaitable[None]]
+
+    async def plan(
+        self, database: str, extension: str, version: str | None, *, rehearsed: bool
+    ) -> UpdatePlan:
+        """Return the plan, or say what there is."""
+        del rehearsed
+        if (database, extension) != ("app", "toy"):
+            raise NotThereError(f"there is no {extension!r} in {database!r}", "it has: toy")
+        wanted = version or "1.2"
+        if wanted not in {"1.0", "1.1", "1.2"}:
+            raise VersionError(f"it has no version {wanted!r}")
+        path = {"1.0": ("1.0",), "1.1": ("1.0", "1.1"), "1.2": ("1.0", "1.1", "1.2")}[wanted]
+        return UpdatePlan(database, extension, "1.0", wanted, path)
+
+    async def rehearse(self, plan: UpdatePlan, limits: Limits, actor: str) -> Rehearsal:
+        """Return a rehearsal in which nothing happened."""
+        del limits, actor
+        return Rehearsal(
+            plan.database, plan.extension, plan.from_version, plan.to_version, plan.path
+        )
+
+    async def update(
+        self, plan: UpdatePlan, limits: Limits, actor: str, progress: Progress
+    ) -> None:
+        """Write it down and wait for *release*."""
+        del actor
+        await self.do("update", plan.to_version, limits, progress=progress)
+
+
+@dataclass
 class MemoryInstance:
     """An instance without a postgres: what is asked of it is written down in *calls*."""
 
@@ -85,6 +122,11 @@ class MemoryInstance:
     """Set: something was asked for."""
     release: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: what is asked for is done."""
+
+    @property
+    def extension_updates(self) -> MemoryUpdates:
+        """Return updates of one extension that exists in the mind only."""
+        return MemoryUpdates(self._do)
 
     def status(self) -> Status:
         """Return what is made up of the fields."""

@@ -56,6 +56,9 @@ CALLS: dict[tuple[str, str], Callable[[Client], Awaitable[object]]] = {
     ("GET", "/v1/events"): lambda client: client.events(),
     ("GET", "/v1/extensions"): lambda client: client.extensions(),
     ("GET", "/v1/extensions/{volume}"): lambda client: client.extension_volume("pgvector"),
+    ("POST", "/v1/databases/{name}/extensions/{extension}/update"): lambda client: (
+        client.update_extension("app", "toy", version="1.1")
+    ),
     ("GET", "/v1/databases"): lambda client: client.databases(),
     ("GET", "/v1/databases/{name}/extensions"): lambda client: client.database_extensions("app"),
     ("POST", "/v1/extensions/rescan"): lambda client: client.rescan(),
@@ -95,6 +98,15 @@ def test_no_route_is_without_a_method_of_the_client() -> None:
     }
 
     assert set(CALLS) == routes
+
+
+async def test_a_rehearsal_is_read_as_one(serving: Serving) -> None:
+    """It changes nothing, so it is no operation."""
+    async with serving() as served, Client.unix(served.socket) as client:
+        report = await client.rehearse_update("app", "toy", version="1.2", timeout_seconds=5)
+
+    assert (report.outcome, report.path) == ("succeeded", ("1.0", "1.1", "1.2"))
+    assert served.instance.operations.recent() == ()
 
 
 async def test_a_wait_ends_with_the_operation(serving: Serving) -> None:
@@ -253,5 +265,6 @@ def test_the_client_loads_nothing_of_the_server() -> None:
     ).stdout.split()
 
     ours = {name for name in modules if name.startswith("instance_manager.api")}
-    assert ours == {"instance_manager.api", "instance_manager.api.models"}
+    documents = {"instance_manager.api.models", "instance_manager.api.update_models"}
+    assert ours == {"instance_manager.api"} | documents
     assert not {"aiohttp.web", "psycopg", "prometheus_client"} & set(modules)

@@ -261,3 +261,52 @@ async def test_the_end_of_serving_does_not_wait_for_a_patient_client(serving: Se
     await waiting
 
     assert asyncio.get_running_loop().time() - began < 5
+
+
+UPDATE = "/v1/databases/app/extensions/toy/update"
+
+
+async def test_a_rehearsal_is_answered_and_an_update_is_an_operation(serving: Serving) -> None:
+    """The first with 200 and what was seen, the second with 202 and its place; both are noted."""
+    async with serving() as served:
+        rehearsal = await served.ask("POST", UPDATE, b'{"dry_run": true}', headers=JSON)
+        update = await served.ask("POST", UPDATE, b'{"version": "1.1"}', headers=JSON)
+        second = await served.ask("POST", UPDATE, b'{"version": "1.2"}', headers=JSON)
+        served.instance.release.set()
+        done = await served.ask("GET", update.headers["Location"], headers={"Prefer": "wait=10"})
+        events = served.instance.events.recent()
+
+    report = json.loads(rehearsal.body)
+    assert (rehearsal.status, report["path"]) == (200, ["1.0", "1.1", "1.2"])
+    assert (update.status, json.loads(update.body)["kind"]) == (202, "update-extension")
+    assert json.loads(done.body)["state"] == "succeeded"
+    problem = json.loads(second.body)
+    assert (second.status, problem["code"]) == (409, "conflict")
+    assert problem["operation"] == json.loads(update.body)["id"]
+    requested = [event for event in events if event.reason == "ExtensionUpdateRequested"]
+    assert [event.details["version"] for event in requested] == ["1.1"]
+    assert requested[0].actor != "manager"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/v1/databases/app/extensions/none/update", b"", 404, "not-found"),
+        ("/v1/databases/none/extensions/toy/update", b"", 404, "not-found"),
+        (UPDATE, b'{"version": "9"}', 422, "invalid-input"),
+        (UPDATE, b'{"version": 1.1}', 422, "invalid-input"),
+        (UPDATE, b'{"dry_run": 1}', 422, "invalid-input"),
+        (UPDATE, b'{"lock_timeout_seconds": 0}', 422, "invalid-input"),
+        (UPDATE, b'{"timeout_seconds": 3601}', 422, "invalid-input"),
+        (UPDATE, b'{"force": true}', 422, "invalid-input"),
+    ],
+)
+async def test_an_update_that_can_not_be_is_a_problem(
+    serving: Serving, path: str, body: bytes, status: int, code: str
+) -> None:
+    """And no operation begins."""
+    async with serving() as served:
+        answer = await served.ask("POST", path, body, headers=JSON)
+
+        assert (answer.status, json.loads(answer.body)["code"]) == (status, code)
+        assert served.instance.operations.recent() == ()

@@ -401,3 +401,22 @@ def test_every_task_is_named_after_its_operation() -> None:
         assert "operation restart op-1" in {task.get_name() for task in asyncio.all_tasks()}
 
     run(scenario)
+
+
+def test_one_operation_at_a_time_is_about_a_subject() -> None:
+    """The second one is told the first one's id; another subject, or a later time, is free."""
+
+    async def scenario(operations: Operations) -> None:
+        job = Job()
+        first = operations.begin(Kind.UPDATE_EXTENSION, job, exclusive=False, subject="toy")
+        with pytest.raises(ConflictError, match="is at toy already") as caught:
+            operations.begin(Kind.UPDATE_EXTENSION, Job(), exclusive=False, subject="toy")
+        assert caught.value.context["operation"] == first.id
+        other = operations.begin(Kind.UPDATE_EXTENSION, at_once, exclusive=False, subject="vector")
+        slot = operations.begin(Kind.START, at_once, exclusive=True)
+        assert (await operations.wait(other.id, 5)).state is OperationState.SUCCEEDED
+        assert (await operations.wait(slot.id, 5)).state is OperationState.SUCCEEDED
+        await end(operations, first, job)
+        operations.begin(Kind.UPDATE_EXTENSION, at_once, exclusive=False, subject="toy")
+
+    run(scenario)
