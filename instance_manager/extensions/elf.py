@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class ElfError(ValueError):
@@ -39,6 +39,7 @@ class Header(NamedTuple):
     little_endian: bool
     machine: str
     is_shared: bool
+    is_program: bool
 
     @property
     def is_native_form(self) -> bool:
@@ -56,7 +57,9 @@ class Symbol(NamedTuple):
     size: int
 
 
-class _Segment(NamedTuple):
+class Segment(NamedTuple):
+    """A part of the file, and the address at which it is mapped."""
+
     address: int
     offset: int
     size: int
@@ -76,9 +79,13 @@ MACHINES: Final = {
 """``e_machine`` by the name that ``uname -m`` uses."""
 
 _BITS: Final = 64
-_TYPE_SHARED: Final = 3
+_TYPE_PROGRAM, _TYPE_SHARED = 2, 3
 _WEAK: Final = 2
 _LOAD, _DYNAMIC = 1, 2
+INTERPRETER: Final = 3
+"""``PT_INTERP``, for `SharedObject.parts`."""
+NOTE: Final = 4
+"""``PT_NOTE``, likewise."""
 _NEEDED, _HASH, _STRTAB, _SYMTAB, _STRSZ, _SONAME, _RPATH, _RUNPATH = 1, 4, 5, 6, 10, 14, 15, 29
 _GNU_HASH: Final = 0x6FFFFEF5
 
@@ -109,29 +116,35 @@ def read_header(image: Image) -> Header:
     little_endian = head[5] == 1
     kind, number = struct.unpack_from("<HH" if little_endian else ">HH", head, 16)
     machine = MACHINES.get(number, f"machine {number}")
-    return Header(32 * head[4], little_endian, machine, kind == _TYPE_SHARED)
+    return Header(
+        32 * head[4], little_endian, machine, kind == _TYPE_SHARED, kind == _TYPE_PROGRAM
+    )
 
 
 class SharedObject:
     """A 64-bit little-endian shared object.
 
-    Holds the *image* and reads from it when asked; the caller keeps it open as long.
+    Holds the *image* and reads from it when asked; the caller keeps it open as long. With
+    *as_loader* it takes what the dynamic loader takes: a program too, and a file that lacks the
+    section headers at its end.
 
     Raises:
         ElfError: on construction and from every method, where the bytes are not valid.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, *, as_loader: bool = False) -> None:
         header = read_header(image)
         if not header.is_native_form:
             raise ElfError("it is not a 64-bit little-endian object")
-        if not header.is_shared:
+        if not header.is_shared and not (as_loader and header.is_program):
             raise ElfError("it is not a shared object")
         self._image = image
         self.machine = header.machine
-        self.segments: tuple[_Segment, ...] = ()
+        self.is_program = header.is_program
+        self.segments: tuple[Segment, ...] = ()
+        self.parts: Mapping[int, list[Segment]] = {}
         self._tags: Mapping[int, list[int]] = {}
-        self._read_segments()
+        self._read_segments(needs_sections=not as_loader)
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -168,6 +181,43 @@ class SharedObject:
             if start >= 0 and start + size <= segment.size:
                 return self._slice(segment.offset + start, size)
         raise ElfError(f"address {address:#x} is not in the file")
+
+    def read_part(self, part: Segment, limit: int) -> bytes:
+        """Return the first *limit* bytes of a part of the file."""
+        return self._slice(part.offset, min(part.size, limit))
+
+    def read_up_to(self, address: int, limit: int) -> bytes:
+        """Return at most *limit* bytes from *address* to the end of its segment."""
+        for segment in self.segments:
+            start = address - segment.address
+            if 0 <= start < segment.size:
+                return self._slice(segment.offset + start, min(limit, segment.size - start))
+        raise ElfError(f"address {address:#x} is not in the file")
+
+    def tags(self, tag: int) -> Sequence[int]:
+        """Return all values of a tag of the dynamic section."""
+        return self._tags.get(tag, ())
+
+    def strings(self, limit: int) -> bytes:
+        """Return the table of names, of at most *limit* bytes."""
+        size = self._required(_STRSZ)
+        if size > limit:
+            raise ElfError(f"it has a table of {size} bytes")
+        return self.read(self._required(_STRTAB), size)
+
+    def symbol_table(self, limit: int) -> tuple[bytes, int]:
+        """Return the dynamic symbols, of 24 bytes each, and where those begin that are hashed.
+
+        Only a symbol of the hash table can be found by others. At most *limit* symbols.
+        """
+        if self.tag(_SYMTAB) is None or (self.tag(_HASH) or self.tag(_GNU_HASH)) is None:
+            return b"", 0
+        count = self._symbol_count()
+        if count > limit:
+            raise ElfError(f"it has {count} symbols")
+        table = self.tag(_GNU_HASH)
+        first = 0 if table is None else self._unpack("<4I", table)[1]
+        return self.read(self._required(_SYMTAB), count * _SYMBOL.size), first
 
     def find_symbol(self, name: bytes) -> Symbol | None:
         """Return the dynamic symbol that is defined under *name*, as ``dlsym`` finds it."""
@@ -208,32 +258,29 @@ class SharedObject:
     def _unpack(self, layout: str, address: int) -> tuple[int, ...]:
         return struct.unpack(layout, self.read(address, struct.calcsize(layout)))
 
-    def _read_segments(self) -> None:
+    def _read_segments(self, *, needs_sections: bool) -> None:
         # The whole of elf64_hdr after e_version: where both tables lie, and how long they are.
         layout = struct.unpack("<QQQIHHHHHH", self._slice(24, 40))
         headers, sections, entry_size, count = layout[1], layout[2], layout[5], layout[6]
         if entry_size != _PROGRAM_HEADER.size or not 0 < count <= _MAXIMUM_SEGMENTS:
             raise ElfError(f"it has {count} program headers of {entry_size} bytes")
-        if sections and sections + layout[7] * layout[8] > len(self._image):
+        if needs_sections and sections and sections + layout[7] * layout[8] > len(self._image):
             raise ElfError("it is truncated: the section headers are missing")
-        segments: list[_Segment] = []
-        dynamic = None
+        parts: dict[int, list[Segment]] = {}
         table = self._slice(headers, count * _PROGRAM_HEADER.size)
         for kind, _, offset, address, _, size, _, _ in _PROGRAM_HEADER.iter_unpack(table):
-            if kind not in {_LOAD, _DYNAMIC}:
+            if kind not in {_LOAD, _DYNAMIC, INTERPRETER, NOTE}:
                 continue
             if offset + size > len(self._image):
                 raise ElfError(f"it is truncated: {offset + size} bytes, not {len(self._image)}")
-            if kind == _LOAD:
-                segments.append(_Segment(address, offset, size))
-            else:
-                dynamic = _Segment(address, offset, size)
-        if dynamic is None:
+            parts.setdefault(kind, []).append(Segment(address, offset, size))
+        if _DYNAMIC not in parts:
             raise ElfError("it has no dynamic section")
-        self.segments = tuple(segments)
-        self._tags = self._read_tags(dynamic)
+        self.parts = parts
+        self.segments = tuple(parts.get(_LOAD, ()))
+        self._tags = self._read_tags(parts[_DYNAMIC][-1])
 
-    def _read_tags(self, dynamic: _Segment) -> dict[int, list[int]]:
+    def _read_tags(self, dynamic: Segment) -> dict[int, list[int]]:
         size = dynamic.size // 16 * 16
         if size > _MAXIMUM_DYNAMIC_BYTES:
             raise ElfError(f"it has a dynamic section of {size} bytes")
@@ -317,7 +364,7 @@ class SharedObject:
         buckets, first, words, _ = self._unpack("<4I", table)
         start = table + 16 + 8 * words
         heads = self.read(start, 4 * buckets)
-        last = max((head for (head,) in struct.iter_unpack("<I", heads)), default=0)
+        last = max(struct.unpack(f"<{buckets}I", heads), default=0)
         if last < first:
             return first
         for index in range(last, last + _MAXIMUM_CHAIN):

@@ -102,7 +102,7 @@ def test_a_header_of_another_class_and_order_is_read(elf: Build) -> None:
 
     header = read_header(image)
 
-    assert header == (32, False, "ppc", True)
+    assert header == (32, False, "ppc", True, False)
     assert not header.is_native_form
     with pytest.raises(ElfError, match="64-bit little-endian"):
         SharedObject(image)

@@ -1,0 +1,314 @@
+"""What the dynamic loader would say of the volumes, before it is asked.
+
+Pure: linkings in, findings out. The volumes are judged together, with the LD_LIBRARY_PATH that
+they would get, since each may hold what another one needs or spoils.
+
+A module counts as asked for if a control file names it, if it is to be loaded at the start, or if
+its volume leaves open which libraries its scripts name: one that has no control file, or one
+without ``module_pathname``. Scripts are not read for this. What keeps such a module from being
+loaded is an error; the same of any other file is a warning.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from instance_manager.extensions.facts import join
+from instance_manager.extensions.findings import Code, finding
+from instance_manager.extensions.paths import display
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+
+    from instance_manager.extensions.facts import LibraryFacts, VolumeFacts
+    from instance_manager.extensions.linking import File, Files, Linker, Linking, Loaded
+    from instance_manager.extensions.models import Finding
+
+_SHOWN: Final = 5
+_MAXIMUM_SAME: Final = 20
+_WAL_RECEIVER: Final = "libpqwalreceiver.so"
+
+
+class Linkers(Protocol):
+    """Makes the loader of the server's process for any LD_LIBRARY_PATH."""
+
+    @property
+    def files(self) -> Files:
+        """What the loader would see."""
+        ...
+
+    def linker(self, library_path: str) -> Linker:
+        """Return the server's process with this LD_LIBRARY_PATH."""
+        ...
+
+    def same_content(self, one: str, other: str) -> bool:
+        """Say whether two files hold the same bytes."""
+        ...
+
+
+class Loading(NamedTuple):
+    """What is to be judged.
+
+    *preloaded* are the bare names of all libraries that the settings want loaded; the server's
+    *library_directory* is empty where it is not known. *base_path* is the LD_LIBRARY_PATH without
+    the volumes, *library_path* that with them.
+    """
+
+    volumes: Sequence[VolumeFacts]
+    preloaded: Collection[str]
+    library_directory: str
+    base_path: str
+    library_path: str
+
+
+def judge_links(loading: Loading, linkers: Linkers) -> dict[str, list[Finding]]:
+    """Return what is wrong with each volume, by its name.
+
+    Where the server itself could not start, that is all that is said: every module would be
+    judged by what spoils the server.
+    """
+    linker = linkers.linker(loading.library_path)
+    found: dict[str, list[Finding]] = defaultdict(list)
+    if loading.library_path != loading.base_path:
+        base = linkers.linker(loading.base_path)
+        for name, each in _judge_server(loading, base, linker):
+            found[name].append(each)
+        if any(each.code == Code.BREAKS_SERVER for part in found.values() for each in part):
+            return found
+    for name, each in _judge_files(loading, linker, linkers.files):
+        found[name].append(each)
+    for name, each in _judge_conflicts(loading, linkers):
+        found[name].append(each)
+    return {name: _limited(findings) for name, findings in found.items()}
+
+
+def _limited(findings: Iterable[Finding]) -> list[Finding]:
+    counts: defaultdict[str, int] = defaultdict(int)
+    kept: list[Finding] = []
+    for each in dict.fromkeys(findings):
+        counts[each.code] += 1
+        if counts[each.code] <= _MAXIMUM_SAME:
+            kept.append(each)
+    return kept
+
+
+def _judge_server(loading: Loading, base: Linker, linker: Linker) -> Iterator[tuple[str, Finding]]:
+    """Yield what the volumes do to the server: other libraries than its own, or none that fit."""
+    own = _server_libraries(base, loading.library_directory)
+    now = _server_libraries(linker, loading.library_directory)
+    culprits: dict[str, None] = {}
+    for name, file in now.items():
+        before, volume = own.get(name), _holder(loading.volumes, file.path)
+        if volume is not None and (before is None or before.identity != file.identity):
+            culprits[volume.name] = None
+            if before is not None:
+                message = f'volume "{volume.name}" ships {name}, which would replace the'
+                message += f" server's own copy ({display(before.path)})"
+                path = _shown(volume, file.path)
+                yield volume.name, finding(Code.SHADOWS_SERVER, path, message)
+    if not culprits:
+        return
+    fine = set(_problems(base.server_with_symbols()))
+    for problem, places in _problems(linker.server_with_symbols()).items():
+        if problem not in fine:
+            holders = [_holder(loading.volumes, place) for place in places]
+            names = [volume.name for volume in holders if volume][:1] or list(culprits)
+            message = f"the server could not start: {problem}"
+            for name in names:
+                yield name, finding(Code.BREAKS_SERVER, name, message)
+
+
+def _server_libraries(linker: Linker, library_directory: str) -> dict[str, Loaded]:
+    """Return what the server loads for itself, by SONAME: a standby loads its receiver too."""
+    linkings = [linker.server]
+    if library_directory:
+        linkings += linker.link([f"{library_directory}/{_WAL_RECEIVER}"])
+    return {
+        each.object.soname: each
+        for linking in linkings
+        for each in linking.loaded
+        if each.object.soname is not None
+    }
+
+
+def _problems(linking: Linking) -> dict[str, tuple[str, ...]]:
+    """Return all that keeps an object from being loaded, with the files that it lies with."""
+    found: dict[str, tuple[str, ...]] = {}
+    for missing in linking.missing:
+        text = f"{missing.name}, which {display(missing.needed_by)} needs, is not found"
+        found[text] = (missing.needed_by,)
+    for bad in linking.unloadable:
+        found[f"{display(bad.path)}: {bad.problem}"] = (bad.path,)
+    for each in linking.versions:
+        found[_version(each.needed_by, each.file, each.version, each.provider)] = (
+            each.provider,
+            each.needed_by,
+        )
+    for needed_by, names in _by_object(linking).items():
+        found[f"{display(needed_by)}: undefined symbol{_list(names)}"] = ()
+    return found
+
+
+def _version(needed_by: str, file: str, version: str, provider: str) -> str:
+    return (
+        f"{display(needed_by)} needs {file}({version}), but {display(provider)} does not provide"
+        " it"
+    )
+
+
+def _by_object(
+    linking: Linking, lent: Collection[bytes] = (), *, lent_only: bool = False
+) -> Mapping[str, list[str]]:
+    """Return the names that each object lacks; those that are *lent* only, or without them."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name, needed_by in linking.symbols:
+        if (name in lent) == lent_only:
+            found[needed_by].append(name.decode("utf-8", "backslashreplace"))
+    return found
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:200] for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{'s' if len(names) > 1 else ''} {shown}{more}"
+
+
+def _judge_files(loading: Loading, linker: Linker, files: Files) -> Iterator[tuple[str, Finding]]:
+    """Yield what each file of the volumes lacks: the modules first, then what none has loaded."""
+    loaded: set[Hashable] = set()
+    for is_module in (True, False):
+        chosen = {
+            file.identity: (volume, library, file.path)
+            for volume, library, file in _files(loading.volumes, files)
+            if _is_searched(volume, library) == is_module and file.identity not in loaded
+        }
+        linkings = linker.link(path for _, _, path in chosen.values())
+        lent = _lent(linkings, files)
+        for (volume, library, _), linking in zip(chosen.values(), linkings, strict=True):
+            loaded.update(each.identity for each in linking.loaded)
+            is_asked = is_module and _is_asked(volume, library, loading.preloaded)
+            for each in _judge(volume, library, linking, lent, is_asked=is_asked):
+                yield volume.name, each
+
+
+def _lent(linkings: Sequence[Linking], files: Files) -> frozenset[bytes]:
+    """Return the names that one module lacks and another one brings into the process.
+
+    The server loads modules with RTLD_GLOBAL, so those that are loaded earlier lend their names.
+    """
+    lacking = {each.name for linking in linkings for each in linking.symbols}
+    if not lacking:
+        return frozenset()
+    paths = {each.identity: each.path for linking in linkings for each in linking.loaded}
+    symbols = map(files.symbols, paths.values())
+    return frozenset[bytes]().union(*(each.defines(lacking) for each in symbols))
+
+
+def _files(
+    volumes: Iterable[VolumeFacts], files: Files
+) -> Iterator[tuple[VolumeFacts, LibraryFacts, File]]:
+    """Yield the libraries that the loader could take; what ails the others is said elsewhere."""
+    for volume in volumes:
+        for library in volume.libraries:
+            file = files.at(join(volume.path, library.path)) if not library.problem else None
+            if file is not None and (file.linkable is not None or file.problem):
+                yield volume, library, file
+
+
+def _is_searched(volume: VolumeFacts, library: LibraryFacts) -> bool:
+    return library.directory in volume.paths.dynamic_library_path
+
+
+def _is_asked(volume: VolumeFacts, library: LibraryFacts, preloaded: Collection[str]) -> bool:
+    controls = [facts.control for facts in volume.controls]
+    if library.is_module and (
+        not controls or any(control.module_pathname is None for control in controls)
+    ):
+        return True
+    controls += [control for facts in volume.controls for _, control in facts.secondary]
+    names = {control.module for control in controls}
+    names.update(preloaded, volume.metadata.shared_preload_libraries)
+    path = join(volume.path, library.path)
+    return any(name in names or name.removesuffix(".so") in names for name in (library.name, path))
+
+
+def _judge(
+    volume: VolumeFacts,
+    library: LibraryFacts,
+    linking: Linking,
+    lent: Collection[bytes],
+    *,
+    is_asked: bool,
+) -> Iterator[Finding]:
+    path = library.path
+    for code, message in _complaints(volume, linking, lent):
+        if is_asked or code is Code.BAD_LIBRARY:
+            yield finding(code, path, message)
+        else:
+            text = f"{message}; nothing that is known to be used loads {path}"
+            yield finding(Code.UNUSED_MISSING_LIBRARY, path, text)
+    for needed_by, names in _by_object(linking, lent, lent_only=True).items():
+        text = f"{_shown(volume, needed_by)}: only another module defines the symbol{_list(names)}"
+        text += "; that one must be loaded first"
+        yield finding(Code.UNUSED_MISSING_LIBRARY, path, text)
+
+
+def _complaints(
+    volume: VolumeFacts, linking: Linking, lent: Collection[bytes]
+) -> Iterator[tuple[Code, str]]:
+    path = _shown(volume, linking.path)
+    for name, needed_by, searched in linking.missing:
+        who = "" if needed_by == linking.path else f" (required by {_shown(volume, needed_by)})"
+        yield Code.MISSING_LIBRARY, f"{path} needs {name}{who}, not found in {_places(searched)}"
+    for bad in linking.unloadable:
+        text = f"{_shown(volume, bad.path)} is not loadable; ld.so would abort"
+        text += f' ("{bad.problem}") when {_shown(volume, bad.needed_by)} is loaded'
+        yield Code.BAD_LIBRARY, text
+    for each in linking.versions:
+        text = _version(
+            _shown(volume, each.needed_by),
+            each.file,
+            each.version,
+            _shown(volume, each.provider),
+        )
+        yield Code.SYMBOL_VERSION, f"{text} (image built for a newer distribution?)"
+    if linking.missing or linking.unloadable:
+        return  # what is not defined may be in there
+    for needed_by, names in _by_object(linking, lent).items():
+        text = f"{_shown(volume, needed_by)}: undefined symbol{_list(names)}"
+        yield Code.UNDEFINED_SYMBOL, f"{text}; built for another PostgreSQL minor or fork?"
+
+
+def _places(searched: Sequence[str]) -> str:
+    if not searched:
+        return "any directory"
+    more = f" and {len(searched) - _SHOWN} more directories" if len(searched) > _SHOWN else ""
+    return display(", ".join(searched[:_SHOWN])) + more
+
+
+def _shown(volume: VolumeFacts, path: str) -> str:
+    return display(path.removeprefix(f"{volume.path}/"))
+
+
+def _holder(volumes: Iterable[VolumeFacts], path: str) -> VolumeFacts | None:
+    return next((each for each in volumes if path.startswith(f"{each.path}/")), None)
+
+
+def _judge_conflicts(loading: Loading, linkers: Linkers) -> Iterator[tuple[str, Finding]]:
+    """Yield libraries of one SONAME that differ between volumes: who loads first decides."""
+    first: dict[str, tuple[VolumeFacts, File]] = {}
+    for volume, library, file in _files(loading.volumes, linkers.files):
+        soname = file.linkable.soname if file.linkable else None
+        if soname is None or library.directory not in volume.paths.ld_library_path:
+            continue
+        other, known = first.setdefault(soname, (volume, file))
+        if other.name != volume.name and not _is_same(file, known, linkers):
+            message = f"{soname} differs between {other.name} and {volume.name}; the first one"
+            message += " loaded is used by both"
+            yield volume.name, finding(Code.LIBRARY_CONFLICT, library.path, message)
+
+
+def _is_same(one: File, other: File, linkers: Linkers) -> bool:
+    ids = [file.linkable.build_id for file in (one, other) if file.linkable]
+    return ids[0] == ids[1] if all(ids) else linkers.same_content(one.path, other.path)
