@@ -78,9 +78,7 @@ def compose(
             split_search_path(own.get("dynamic_library_path")),
         ),
         shared_preload_libraries=",".join(map(_quote, preload)),
-        ld_library_path=join_search_path(
-            split_search_path(base.ld_library_path), _loader_paths(volumes)
-        ),
+        ld_library_path=loader_path(volumes, base.ld_library_path),
         path=join_search_path(split_search_path(base.path), _program_paths(volumes)),
         env={
             name: value
@@ -92,6 +90,11 @@ def compose(
     )
     parameters, refused = _parameters(volumes, own)
     return Composition(composed, MappingProxyType(parameters), tuple(refused))
+
+
+def loader_path(volumes: Sequence[VolumeFacts], base: str | None) -> str:
+    """Return LD_LIBRARY_PATH for these volumes, after *base*."""
+    return join_search_path(split_search_path(base), _loader_paths(volumes))
 
 
 def _absolute(volume: VolumeFacts, directories: Iterable[str]) -> Iterator[str]:

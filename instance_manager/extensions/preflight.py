@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.errors import PreflightError
 from instance_manager.extensions import advice, environment, preloading
+from instance_manager.extensions.composition import loader_path
 from instance_manager.extensions.findings import REFUSING, Code, finding
+from instance_manager.extensions.library_search import split_list
 from instance_manager.extensions.models import (
     Extension,
     Library,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         VolumeFacts,
     )
     from instance_manager.extensions.library_search import IsThere
+    from instance_manager.extensions.links import Linkers
     from instance_manager.extensions.loader_trace import Trace
     from instance_manager.extensions.models import ExtensionsReport, Finding
     from instance_manager.settings.models import Settings, VolumeSettings
@@ -51,17 +54,26 @@ class Verdict(NamedTuple):
     accepted: tuple[VolumeFacts, ...]
 
 
+class LoaderView(NamedTuple):
+    """What the server's dynamic loader sees; *base_path* is LD_LIBRARY_PATH without volumes."""
+
+    linkers: Linkers
+    base_path: str
+
+
 def judge(
     root: RootFacts,
     server: ServerFacts,
     settings: Settings,
     is_there: IsThere = lambda _: False,
     traces: Mapping[str, Trace] = NO_TRACES,
+    loader: LoaderView | None = None,
 ) -> Verdict:
     """Return the state and the findings of every volume, in precedence order.
 
     *is_there* says whether there is a file at an absolute path, outside of the volumes too;
-    *traces* is what the dynamic loader said of modules, by their absolute paths.
+    *traces* is what the dynamic loader said of modules, by their absolute paths; without a
+    *loader* nothing is said of what it would do.
     """
     listed = {volume.name: volume for volume in settings.extensions.volumes}
     preloaded = frozenset(map(bare_name, settings.postgres.shared_preload_libraries))
@@ -77,6 +89,8 @@ def judge(
         _note_conflicts(root.volumes, listed, findings)
         # A volume that a conflict took away may have held what another one needs.
         _note_missing_modules(root.volumes, server, findings)
+        if loader is not None:
+            _note_links(root.volumes, server, settings, findings, loader)
     accepted = _accepted(root.volumes, findings)
     if server.major >= FIRST_MAJOR:
         for name, found in advice.judge(root.volumes, accepted, server, settings, is_there):
@@ -141,6 +155,41 @@ def _missing_modules(
             message = f'the metadata asks for library "{module}"'
             message += ", which is not in dynamic_library_path"
             yield finding(Code.MODULE_MISSING, module, message)
+
+
+def _note_links(
+    volumes: Sequence[VolumeFacts],
+    server: ServerFacts,
+    settings: Settings,
+    findings: dict[str, list[Finding]],
+    loader: LoaderView,
+) -> None:
+    """Note what the dynamic loader would say of the accepted volumes, until it has no error left.
+
+    Each turn but the last takes a volume away, and with it what it held.
+    """
+    from instance_manager.extensions.links import Loading, judge_links
+
+    preloaded = _preloaded_names(settings)
+    while accepted := _accepted(volumes, findings):
+        path = loader_path(accepted, loader.base_path)
+        loading = Loading(accepted, preloaded, server.library_directory, loader.base_path, path)
+        noted = judge_links(loading, loader.linkers)
+        broken = {name: found for name, found in noted.items() if _has_error(found)}
+        for name, found in (broken or noted).items():
+            # What a trace has said already is not said twice.
+            known = {(each.code, each.subject) for each in findings[name]}
+            findings[name] += [each for each in found if (each.code, each.subject) not in known]
+        if not broken:
+            return
+        _note_missing_modules(volumes, server, findings)
+
+
+def _preloaded_names(settings: Settings) -> frozenset[str]:
+    """Return the bare names of what the settings want loaded at a server's or session's start."""
+    own = {name.lower(): value for name, value in settings.postgres.parameters.items()}
+    session = split_list(own.get("session_preload_libraries", "")) or ()
+    return frozenset(map(bare_name, (*settings.postgres.shared_preload_libraries, *session)))
 
 
 def _note_conflicts(

@@ -17,7 +17,8 @@ from instance_manager.extensions.facts import RootFacts
 from instance_manager.extensions.files import is_there
 from instance_manager.extensions.findings import Code
 from instance_manager.extensions.models import ExtensionsReport, PendingAction
-from instance_manager.extensions.preflight import NO_TRACES, judge
+from instance_manager.extensions.paths import join_search_path, split_search_path
+from instance_manager.extensions.preflight import NO_TRACES, LoaderView, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,7 +88,8 @@ def conclude(
     traces: Mapping[str, Trace] = NO_TRACES,
 ) -> Examination:
     """Return what follows from what was found; *traces* are the loader's, by absolute path."""
-    verdict = judge(found, server.facts, settings, is_there, traces)
+    loader = _loader(server) if found.volumes else None
+    verdict = judge(found, server.facts, settings, is_there, traces, loader)
     composition = compose(verdict.accepted, settings, server.facts, server.base)
     loaded = preloading.judge(
         verdict.accepted, composition.composed, settings, server.facts, is_there
@@ -123,3 +125,12 @@ def complete(examination: Examination, server: ServerFacts) -> Examination:
         examination.report, examination.volumes, server.libraries or frozenset()
     )
     return examination._replace(report=with_content_hashes(report))
+
+
+def _loader(server: Server) -> LoaderView | None:
+    """Return the view of the server's dynamic loader; None where it is none that we know."""
+    from instance_manager.extensions.objects import prepare
+
+    linkers = prepare(server.facts.program) if server.facts.program else None
+    path = join_search_path(split_search_path(server.base.ld_library_path))
+    return LoaderView(linkers, path) if linkers else None
