@@ -23,6 +23,7 @@ from tests.bench.contestants import Site, identity
 from tests.bench.figures import Report, Storms
 from tests.bench.measures import FULL, QUICK, Plan, measure_idle, measure_load, measure_starts
 from tests.bench.orphans import measure_orphans
+from tests.bench.preflights import measure_preflights
 
 
 def main() -> int:
@@ -61,6 +62,7 @@ def measure(plan: Plan) -> Report:
         figures, steps = measure_starts(volumes, plain, plan.starts)
         figures += measure_idle(volumes, plain, plan)
         figures += measure_load(volumes, plan)
+        figures += measure_preflights(server, plan.starts)
         storms = measure_orphans(_owned(directory / "orphans"), server)
     now = replace(machine, load_after=os.getloadavg()[0])
     return Report(now, tuple(figures), steps, storms)
