@@ -273,7 +273,7 @@ def _complaints(
             _shown(volume, each.provider),
         )
         yield Code.SYMBOL_VERSION, f"{text} (image built for a newer distribution?)"
-    if linking.missing or linking.unloadable:
+    if linking.missing or linking.unloadable or linking.versions:
         return  # what is not defined may be in there
     for needed_by, names in _by_object(linking, lent).items():
         text = f"{_shown(volume, needed_by)}: undefined symbol{_list(names)}"

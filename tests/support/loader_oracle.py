@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from instance_manager.extensions.linking import Linker, Linking
 from instance_manager.extensions.objects import ObjectFiles, platform_of, prepare
@@ -20,7 +20,7 @@ from instance_manager.extensions.objects import ObjectFiles, platform_of, prepar
 _LOADED = re.compile(r"^\t(\S+) => (/.*) \(0x[0-9a-f]+\)$")
 _DIRECT = re.compile(r"^\t(/\S.*) \(0x[0-9a-f]+\)$")
 _MISSING = re.compile(r"^\t(\S+) => not found$")
-_SYMBOL = re.compile(r"undefined symbol: ([^\s,]+).*\((\S+)\)")
+_SYMBOL = re.compile(r"undefined symbol: ([^\s,]+).*\s\((\S+)\)")
 _VERSION = re.compile(r"(?<!weak )version `([^']+)' not found \(required by ([^)]+)\)")
 _ABORT = re.compile(r"error while loading shared libraries: (\S+): (.*)")
 
@@ -57,27 +57,46 @@ def disagreements(
     judge = RealLoader(str(server), library_path, root)
     found: list[str] = []
     for module in map(str, modules):
-        found += _compare(f"{module} by itself", judge.list(module), judge.emulated_list(module))
+        found += differences(
+            f"{module} by itself", judge.list(module), judge.emulated_list(module)
+        )
         traced, emulated = judge.trace(module), judge.emulated_trace(module)
-        found += _compare(f"{module} in the server", traced, emulated)
+        found += differences(f"{module} in the server", traced, emulated)
     return found
 
 
-def _compare(subject: str, real: Answer, emulated: Answer) -> list[str]:
+def differences(subject: str, real: Answer, emulated: Answer) -> list[str]:
+    """Return in what two answers on one subject differ, one line each.
+
+    Of an object that lacks a version, symbols are not compared: those of that version are missing
+    too, which the loader says of each that it comes upon, and the emulation of the version.
+    """
     if real.aborted != emulated.aborted:
         stops = f"the loader stopped at {real.aborted!r}, the emulation at {emulated.aborted!r}"
         return [f"{subject}: {stops}"]
+    compared: list[tuple[str, frozenset[Any], frozenset[Any]]] = [
+        ("loaded", real.loaded, emulated.loaded),
+        ("missing", real.missing, emulated.missing),
+        ("versions", real.versions, emulated.versions),
+        (
+            "symbols",
+            _unspoilt(real.symbols, real.versions),
+            _unspoilt(emulated.symbols, real.versions),
+        ),
+    ]
     return [
         f"{subject}: {field}: only the loader has {_some(theirs - ours)},"
         f" only the emulation {_some(ours - theirs)}"
-        for field, theirs, ours in (
-            ("loaded", real.loaded, emulated.loaded),
-            ("missing", real.missing, emulated.missing),
-            ("versions", real.versions, emulated.versions),
-            ("symbols", real.symbols, emulated.symbols),
-        )
+        for field, theirs, ours in compared
         if theirs != ours
     ]
+
+
+def _unspoilt(
+    symbols: frozenset[tuple[str, str]], versions: frozenset[tuple[str, str]]
+) -> frozenset[tuple[str, str]]:
+    places = {place for _, place in versions}
+    return frozenset((name, place) for name, place in symbols if place not in places)
 
 
 def _some(values: Collection[object]) -> str:

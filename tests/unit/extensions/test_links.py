@@ -24,8 +24,6 @@ from instance_manager.extensions.preflight import LoaderView, judge
 from instance_manager.settings.models import Settings
 from tests.support.made_objects import interpreter, make_object
 
-MACHINE = "x86_64"
-LOADER = interpreter(MACHINE)
 SERVER = "/usr/bin/postgres"
 LIBRARIES = "/usr/lib/postgresql/lib"
 Files = Mapping[str, Mapping[str, Any] | bytes]
@@ -34,16 +32,17 @@ Files = Mapping[str, Mapping[str, Any] | bytes]
 class World:
     """A root with a server, and volumes in it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, machine: str) -> None:
+        self.root, self.machine = root, machine
         self.volumes: list[VolumeFacts] = []
         # What the loader was built to search lies in its file as text.
-        self.write(LOADER, make_object(machine=MACHINE, soname="ld.so") + b"/lib/\0/usr/lib/\0")
+        content = make_object(machine=machine, soname="ld.so")
+        self.write(interpreter(machine), content + b"/lib/\0/usr/lib/\0")
         self.add("/usr/lib/libc.so.6", soname="libc.so.6", exports=["puts"], versions=["C_1"])
         self.add("/usr/lib/libz.so.1", soname="libz.so.1", exports=["inflate"], versions=["Z_1"])
         self.add(
             SERVER,
-            interpreter=LOADER,
+            interpreter=interpreter(machine),
             needed=["libz.so.1", "libc.so.6"],
             needs={"libz.so.1": ["Z_1"]},
             wants=["inflate"],
@@ -56,20 +55,22 @@ class World:
         place.write_bytes(content)
 
     def add(self, path: str, **made: Any) -> None:
-        self.write(path, make_object(machine=MACHINE, **made))
+        self.write(path, make_object(machine=self.machine, **made))
 
     def volume(self, name: str, files: Files, *controls: str, **changes: Any) -> VolumeFacts:
         """Add a volume with these libraries, and extensions with these ``module_pathname``s."""
         path = f"/extensions/{name}"
         libraries: list[LibraryFacts] = []
         for place, made in files.items():
-            content = made if isinstance(made, bytes) else make_object(machine=MACHINE, **made)
+            content = (
+                made if isinstance(made, bytes) else make_object(machine=self.machine, **made)
+            )
             self.write(f"{path}/{place}", content)
             directory, _, file = place.rpartition("/")
             magic = Magic(is_module=True, block=None) if directory == "lib" else None
             if directory in {"lib", "system"}:
                 libraries.append(
-                    LibraryFacts(directory, file, bits=64, machine=MACHINE, magic=magic)
+                    LibraryFacts(directory, file, bits=64, machine=self.machine, magic=magic)
                 )
         facts = VolumeFacts(
             name,
@@ -106,10 +107,10 @@ def _control(module: str) -> ControlFacts:
     return ControlFacts("share", "e", "share/extension/e.control", control, "", ("1",))
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    """Return a root with a server and no volumes yet."""
-    return World(tmp_path)
+@pytest.fixture(params=["x86_64", "aarch64"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> World:
+    """Return a root with a server of each machine, whatever this host is, and no volumes yet."""
+    return World(tmp_path, request.param)
 
 
 MISSING = {"needed": ["libgeos.so.1"]}
@@ -366,7 +367,10 @@ def test_a_volume_that_goes_takes_what_it_held_with_it(
     loader = LoaderView(world.linkers(), "")
 
     verdict = judge(
-        RootFacts("/extensions", volumes), ServerFacts(18, MACHINE), settings(), loader=loader
+        RootFacts("/extensions", volumes),
+        ServerFacts(18, world.machine),
+        settings(),
+        loader=loader,
     )
 
     states = {volume.name: volume.state.value for volume in verdict.volumes}
@@ -384,7 +388,7 @@ def test_what_each_session_loads_is_asked_for(
     loader = LoaderView(world.linkers(), "")
     asked = settings(parameters={parameter: 'x, "$libdir/m"'})
 
-    verdict = judge(root, ServerFacts(18, MACHINE), asked, loader=loader)
+    verdict = judge(root, ServerFacts(18, world.machine), asked, loader=loader)
 
     assert _links(verdict.volumes[0].findings) == ["EXT040"]
 
