@@ -3,10 +3,8 @@
 Pure: linkings in, findings out. The volumes are judged together, with the LD_LIBRARY_PATH that
 they would get, since each may hold what another one needs or spoils.
 
-A module counts as asked for if a control file names it, if it is to be loaded at the start, or if
-its volume leaves open which libraries its scripts name: one that has no control file, or one
-without ``module_pathname``. Scripts are not read for this. What keeps such a module from being
-loaded is an error; the same of any other file is a warning.
+What keeps a module from being loaded that something asks for (`asked_for`) is an error; the same
+of any other file is a warning.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from instance_manager.extensions.facts import join
 from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.paths import display
+from instance_manager.extensions.tracing_verdict import asked_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -176,6 +175,7 @@ def _list(names: Sequence[str]) -> str:
 
 def _judge_files(loading: Loading, linker: Linker, files: Files) -> Iterator[tuple[str, Finding]]:
     """Yield what each file of the volumes lacks: the modules first, then what none has loaded."""
+    asked = asked_for(loading.volumes, loading.preloaded)
     loaded: set[Hashable] = set()
     for is_module in (True, False):
         chosen = {
@@ -187,7 +187,7 @@ def _judge_files(loading: Loading, linker: Linker, files: Files) -> Iterator[tup
         lent = _lent(linkings, files)
         for (volume, library, _), linking in zip(chosen.values(), linkings, strict=True):
             loaded.update(each.identity for each in linking.loaded)
-            is_asked = is_module and _is_asked(volume, library, loading.preloaded)
+            is_asked = is_module and library.name.removesuffix(".so") in asked
             for each in _judge(volume, library, linking, lent, is_asked=is_asked):
                 yield volume.name, each
 
@@ -218,19 +218,6 @@ def _files(
 
 def _is_searched(volume: VolumeFacts, library: LibraryFacts) -> bool:
     return library.directory in volume.paths.dynamic_library_path
-
-
-def _is_asked(volume: VolumeFacts, library: LibraryFacts, preloaded: Collection[str]) -> bool:
-    controls = [facts.control for facts in volume.controls]
-    if library.is_module and (
-        not controls or any(control.module_pathname is None for control in controls)
-    ):
-        return True
-    controls += [control for facts in volume.controls for _, control in facts.secondary]
-    names = {control.module for control in controls}
-    names.update(preloaded, volume.metadata.shared_preload_libraries)
-    path = join(volume.path, library.path)
-    return any(name in names or name.removesuffix(".so") in names for name in (library.name, path))
 
 
 def _judge(

@@ -158,8 +158,7 @@ def test_a_missing_library_is_named_with_who_needs_it_and_where_was_searched(
     [
         (["$libdir/m"], [], [], "EXT040"),
         (["m"], [], [], "EXT040"),
-        ([], [], [], "EXT040"),
-        (["$libdir/other", ""], [], [], "EXT040"),
+        ([], [], [], "EXT047"),
         (["$libdir/other"], ["m"], [], "EXT040"),
         (["$libdir/other"], ["/extensions/v/lib/m"], [], "EXT040"),
         (["$libdir/other"], [], ["m"], "EXT040"),
@@ -173,7 +172,7 @@ def test_only_of_a_module_that_is_asked_for_it_is_an_error(
     metadata: list[str],
     code: str,
 ) -> None:
-    """A control file or a preload list names it, or its volume doesn't say which it uses."""
+    """A control file or a preload list names it."""
     described = Metadata(shared_preload_libraries=tuple(metadata))
     world.volume("v", {"lib/m.so": MISSING}, *controls, metadata=described)
 
