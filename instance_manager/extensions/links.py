@@ -96,11 +96,11 @@ def _judge_server(loading: Loading, base: Linker, linker: Linker) -> Iterator[tu
     """Yield what the volumes do to the server: other libraries than its own, or none that fit."""
     own = _server_libraries(base, loading.library_directory)
     now = _server_libraries(linker, loading.library_directory)
-    culprits: dict[str, None] = {}
+    culprits: defaultdict[str, list[str]] = defaultdict(list)
     for name, file in now.items():
         before, volume = own.get(name), _holder(loading.volumes, file.path)
         if volume is not None and (before is None or before.identity != file.identity):
-            culprits[volume.name] = None
+            culprits[volume.name].append(_shown(volume, file.path))
             if before is not None:
                 message = f'volume "{volume.name}" ships {name}, which would replace the'
                 message += f" server's own copy ({display(before.path)})"
@@ -113,9 +113,14 @@ def _judge_server(loading: Loading, base: Linker, linker: Linker) -> Iterator[tu
         if problem not in fine:
             holders = [_holder(loading.volumes, place) for place in places]
             names = [volume.name for volume in holders if volume][:1] or list(culprits)
-            message = f"the server could not start: {problem}"
             for name in names:
+                message = f"the server could not start{_with(culprits[name])}: {problem}"
                 yield name, finding(Code.BREAKS_SERVER, name, message)
+
+
+def _with(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f" with {', '.join(names[:_SHOWN])}{more} of the volume" if names else ""
 
 
 def _server_libraries(linker: Linker, library_directory: str) -> dict[str, Loaded]:

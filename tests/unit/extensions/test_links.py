@@ -303,7 +303,7 @@ def test_a_library_with_which_the_server_could_not_start_is_an_error(
     told = world.told()
 
     assert [(name, code) for name, code, _ in told] == [("v", "EXT043"), ("v", "EXT048")]
-    assert told[1][2] == f"the server could not start: {why}"
+    assert told[1][2] == f"the server could not start with system/libz.so.1 of the volume: {why}"
 
 
 @pytest.mark.parametrize(
