@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.extensions import replaced, scan
+from instance_manager.extensions.composition import loader_path
 from instance_manager.extensions.discovery import identity_of
 from instance_manager.extensions.loader_trace import unaskable
 from instance_manager.extensions.models import Severity
@@ -26,9 +27,9 @@ from instance_manager.postgres.tracing import Question, Scene
 from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from instance_manager.extensions.facts import Identity, RootFacts, ServerFacts
+    from instance_manager.extensions.facts import Identity, RootFacts, ServerFacts, VolumeFacts
     from instance_manager.extensions.loader_trace import Trace
     from instance_manager.extensions.models import ExtensionsReport, Finding
     from instance_manager.extensions.scan import Examination, Server
@@ -185,7 +186,8 @@ class Prover:
 async def prove(tracer: Tracer, look: Look, until: float) -> tuple[Examination, bool]:
     """Conclude, ask the loader about what may be used, and conclude anew from its answers.
 
-    What it refuses is left out, and others may need that: until nothing is new.
+    What it refuses is left out, and others may need that: until nothing is new. It is asked also
+    about what its emulation alone would leave out: the loader's word counts.
 
     Args:
         tracer: asks the loader.
@@ -198,11 +200,14 @@ async def prove(tracer: Tracer, look: Look, until: float) -> tuple[Examination, 
     traces: dict[str, Trace] = {}
     while True:
         examination = await in_thread("preflight", scan.conclude, *look, dict(traces))
-        if not examination.accepted:
+        tried = _to_try(examination)
+        if not tried:
             return examination, True
-        questions = list(islice(_questions(examination, look.settings), _MOST_MODULES))
-        answers = await tracer.ask(questions, _scene(examination), until)
+        questions = list(islice(_questions(tried, look.settings), _MOST_MODULES))
+        answers = await tracer.ask(questions, _scene(tried, look.server), until)
         is_news = any(_is_news(trace, traces.get(module)) for module, trace in answers.items())
+        # An answer that clears a volume is news, too.
+        is_news = is_news or bool(examination.accused and answers.keys() - traces.keys())
         traces.update(answers)
         if not is_news:
             asked = {question.module for question in questions}
@@ -213,21 +218,29 @@ def _is_news(trace: Trace, before: Trace | None) -> bool:
     return trace != before if before is not None else not trace.is_clean
 
 
-def _scene(examination: Examination) -> Scene:
+def _to_try(examination: Examination) -> tuple[VolumeFacts, ...]:
+    """Return the volumes that may be used, in precedence order."""
+    if not examination.accused:
+        return examination.accepted
+    names = {volume.name for volume in (*examination.accepted, *examination.accused)}
+    return tuple(volume for volume in examination.volumes if volume.name in names)
+
+
+def _scene(volumes: Sequence[VolumeFacts], server: Server) -> Scene:
     return Scene(
-        examination.report.composed.ld_library_path,
+        loader_path(volumes, server.base.ld_library_path),
         # A number instead of what it stands for: it is compared for each module.
-        hash(tuple(replaced.libraries_of(examination.accepted).items())),
+        hash(tuple(replaced.libraries_of(volumes).items())),
     )
 
 
-def _questions(examination: Examination, settings: Settings) -> Iterator[Question]:
+def _questions(volumes: Sequence[VolumeFacts], settings: Settings) -> Iterator[Question]:
     """Yield the modules that may be used; what the server loads at its start is urgent."""
     preloaded = {bare_name(name) for name in settings.postgres.shared_preload_libraries}
-    for volume in examination.accepted:
+    for volume in volumes:
         preloaded.update(volume.metadata.shared_preload_libraries)
     seen: set[Identity | None] = set()
-    for volume in examination.accepted:
+    for volume in volumes:
         for library in volume.searched():
             path = path_of(volume, library)
             if library.is_module and not library.problem and library.identity not in seen:

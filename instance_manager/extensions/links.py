@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from instance_manager.extensions.facts import join
 from instance_manager.extensions.findings import Code, finding
+from instance_manager.extensions.loader_trace import NO_TRACES, base_name, printable
 from instance_manager.extensions.paths import display
-from instance_manager.extensions.tracing_verdict import asked_for
+from instance_manager.extensions.tracing_verdict import Needs, asked_for, disagreement, needs_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from instance_manager.extensions.facts import LibraryFacts, VolumeFacts
     from instance_manager.extensions.linking import File, Files, Linker, Linking, Loaded
+    from instance_manager.extensions.loader_trace import Trace
     from instance_manager.extensions.models import Finding
 
 _SHOWN: Final = 5
@@ -49,33 +51,40 @@ class Linkers(Protocol):
 class Loading(NamedTuple):
     """What is to be judged.
 
-    *preloaded* are the bare names of all libraries that the settings want loaded; the server's
-    *library_directory* is empty where it is not known. *base_path* is the LD_LIBRARY_PATH without
-    the volumes, *library_path* that with them.
+    *preloaded* are the bare names of all libraries that the settings want loaded; *program* is
+    the server's path, and its *library_directory* is empty where it is not known. *base_path* is
+    the LD_LIBRARY_PATH without the volumes, *library_path* that with them.
     """
 
     volumes: Sequence[VolumeFacts]
     preloaded: Collection[str]
+    program: str
     library_directory: str
     base_path: str
     library_path: str
 
 
-def judge_links(loading: Loading, linkers: Linkers) -> dict[str, list[Finding]]:
+def judge_links(
+    loading: Loading, linkers: Linkers, traces: Mapping[str, Trace] = NO_TRACES
+) -> dict[str, list[Finding]]:
     """Return what is wrong with each volume, by its name.
 
     Where the server itself could not start, that is all that is said: every module would be
-    judged by what spoils the server.
+    judged by what spoils the server. Where the loader has been asked, by the absolute path of the
+    module or of the server's program, only what it says too is said of it, and that they differ.
     """
     linker = linkers.linker(loading.library_path)
     found: dict[str, list[Finding]] = defaultdict(list)
     if loading.library_path != loading.base_path:
         base = linkers.linker(loading.base_path)
+        server_trace = traces.get(loading.program)
         for name, each in _judge_server(loading, base, linker):
-            found[name].append(each)
+            is_wrong = server_trace is not None and server_trace.is_clean
+            if not (is_wrong and each.code == Code.BREAKS_SERVER):
+                found[name].append(each)
         if any(each.code == Code.BREAKS_SERVER for part in found.values() for each in part):
             return found
-    for name, each in _judge_files(loading, linker, linkers.files):
+    for name, each in _judge_files(loading, linker, linkers.files, traces):
         found[name].append(each)
     for name, each in _judge_conflicts(loading, linkers):
         found[name].append(each)
@@ -168,7 +177,7 @@ def _by_object(
     found: defaultdict[str, list[str]] = defaultdict(list)
     for name, needed_by in linking.symbols:
         if (name in lent) == lent_only:
-            found[needed_by].append(name.decode("utf-8", "backslashreplace"))
+            found[needed_by].append(_text(name))
     return found
 
 
@@ -178,7 +187,9 @@ def _list(names: Sequence[str]) -> str:
     return f"{'s' if len(names) > 1 else ''} {shown}{more}"
 
 
-def _judge_files(loading: Loading, linker: Linker, files: Files) -> Iterator[tuple[str, Finding]]:
+def _judge_files(
+    loading: Loading, linker: Linker, files: Files, traces: Mapping[str, Trace]
+) -> Iterator[tuple[str, Finding]]:
     """Yield what each file of the volumes lacks: the modules first, then what none has loaded."""
     asked = asked_for(loading.volumes, loading.preloaded)
     loaded: set[Hashable] = set()
@@ -190,11 +201,56 @@ def _judge_files(loading: Loading, linker: Linker, files: Files) -> Iterator[tup
         }
         linkings = linker.link(path for _, _, path in chosen.values())
         lent = _lent(linkings, files)
-        for (volume, library, _), linking in zip(chosen.values(), linkings, strict=True):
+        for (volume, library, path), linking in zip(chosen.values(), linkings, strict=True):
             loaded.update(each.identity for each in linking.loaded)
             is_asked = is_module and library.name.removesuffix(".so") in asked
-            for each in _judge(volume, library, linking, lent, is_asked=is_asked):
+            trace = traces.get(path)
+            if trace is not None and (differs := _differing(library, trace, linking)):
+                yield volume.name, differs
+            for each in _judge(volume, library, linking, lent, trace, is_asked=is_asked):
                 yield volume.name, each
+
+
+def _differing(library: LibraryFacts, trace: Trace, linking: Linking) -> Finding | None:
+    """Return the finding that the loader and its emulation differ, where they can be compared."""
+    if trace.stop or trace.refusal or linking.unloadable:
+        return None  # the loader has not looked at the rest
+    emulated = Needs(
+        frozenset(printable(each.name) for each in linking.missing),
+        frozenset(
+            (base_name(printable(each.provider)), printable(each.version))
+            for each in linking.versions
+        ),
+        frozenset(printable(_text(each.name)) for each in linking.symbols),
+    )
+    return disagreement(library.path, needs_of(trace), emulated)
+
+
+def _codes_of(trace: Trace) -> frozenset[Code]:
+    """Return what a trace complains of."""
+    said = {
+        Code.MISSING_LIBRARY: trace.missing,
+        Code.SYMBOL_VERSION: trace.versions,
+        Code.UNDEFINED_SYMBOL: trace.undefined,
+        Code.BAD_LIBRARY: trace.stop or trace.refusal,
+    }
+    return frozenset(code for code, complaints in said.items() if complaints)
+
+
+def defined_by_modules(
+    volumes: Iterable[VolumeFacts], names: Iterable[str], files: Files
+) -> frozenset[str]:
+    """Return those of the symbols that some module of the volumes brings into the process."""
+    wanted = {name.encode() for name in names}
+    found: set[bytes] = set()
+    for volume, library, file in _files(volumes, files):
+        if library.is_module and _is_searched(volume, library):
+            found.update(files.symbols(file.path).defines(wanted))
+    return frozenset(map(_text, found))
+
+
+def _text(symbol: bytes) -> str:
+    return symbol.decode("utf-8", "backslashreplace")
 
 
 def _lent(linkings: Sequence[Linking], files: Files) -> frozenset[bytes]:
@@ -230,11 +286,15 @@ def _judge(
     library: LibraryFacts,
     linking: Linking,
     lent: Collection[bytes],
+    trace: Trace | None,
     *,
     is_asked: bool,
 ) -> Iterator[Finding]:
     path = library.path
+    confirmed = _codes_of(trace) if trace is not None else None
     for code, message in _complaints(volume, linking, lent):
+        if confirmed is not None and code not in confirmed:
+            continue  # the loader itself has no such complaint
         if is_asked or code is Code.BAD_LIBRARY:
             yield finding(code, path, message)
         else:

@@ -7,14 +7,14 @@ needs it; under ``refuse`` any error forbids the start. A warning never does.
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from instance_manager.errors import PreflightError
 from instance_manager.extensions import advice, environment, preloading
 from instance_manager.extensions.composition import loader_path
 from instance_manager.extensions.findings import REFUSING, Code, finding
 from instance_manager.extensions.library_search import split_list
+from instance_manager.extensions.loader_trace import NO_TRACES
 from instance_manager.extensions.models import (
     Extension,
     Library,
@@ -43,15 +43,18 @@ if TYPE_CHECKING:
     from instance_manager.extensions.models import ExtensionsReport, Finding
     from instance_manager.settings.models import Settings, VolumeSettings
 
-NO_TRACES: Final[Mapping[str, Trace]] = MappingProxyType({})
-
 
 class Verdict(NamedTuple):
-    """What became of the volumes; *accepted* are the facts of those that are not quarantined."""
+    """What became of the volumes; *accepted* are the facts of those that are not quarantined.
+
+    *accused* are those that only the emulation of the dynamic loader keeps out: the loader itself
+    may be asked whether it is right.
+    """
 
     volumes: tuple[Volume, ...]
     findings: tuple[Finding, ...]
     accepted: tuple[VolumeFacts, ...]
+    accused: tuple[VolumeFacts, ...] = ()
 
 
 class LoaderView(NamedTuple):
@@ -72,8 +75,8 @@ def judge(
     """Return the state and the findings of every volume, in precedence order.
 
     *is_there* says whether there is a file at an absolute path, outside of the volumes too;
-    *traces* is what the dynamic loader said of modules, by their absolute paths; without a
-    *loader* nothing is said of what it would do.
+    *traces* is what the dynamic loader said of modules, by their absolute paths: its word counts
+    more than that of its emulation. Without a *loader* there is no emulation.
     """
     listed = {volume.name: volume for volume in settings.extensions.volumes}
     preloaded = frozenset(map(bare_name, settings.postgres.shared_preload_libraries))
@@ -81,16 +84,13 @@ def judge(
         volume.name: list(judge_volume(volume, server, listed.get(volume.name), preloaded))
         for volume in root.volumes
     }
+    accused: tuple[VolumeFacts, ...] = ()
     if server.major >= FIRST_MAJOR:
-        asked = asked_for(root.volumes, preloaded)
-        for volume in root.volumes:
-            findings[volume.name] += judge_traces(volume, traces, asked, server.program)
         _note_missing_modules(root.volumes, server, findings)
         _note_conflicts(root.volumes, listed, findings)
         # A volume that a conflict took away may have held what another one needs.
         _note_missing_modules(root.volumes, server, findings)
-        if loader is not None:
-            _note_links(root.volumes, server, settings, findings, loader)
+        accused = _note_loading(root.volumes, server, settings, findings, traces, loader)
     accepted = _accepted(root.volumes, findings)
     if server.major >= FIRST_MAJOR:
         for name, found in advice.judge(root.volumes, accepted, server, settings, is_there):
@@ -103,6 +103,7 @@ def judge(
             *_duplicates(accepted),
         ),
         accepted=accepted,
+        accused=accused,
     )
 
 
@@ -157,12 +158,51 @@ def _missing_modules(
             yield finding(Code.MODULE_MISSING, module, message)
 
 
+def _note_loading(
+    volumes: Sequence[VolumeFacts],
+    server: ServerFacts,
+    settings: Settings,
+    findings: dict[str, list[Finding]],
+    traces: Mapping[str, Trace],
+    loader: LoaderView | None,
+) -> tuple[VolumeFacts, ...]:
+    """Note what keeps modules from being loaded; return whom the emulation alone accuses.
+
+    The loader decides where it was asked, and its emulation explains: it says where was searched.
+    """
+    untried = _accepted(volumes, findings)
+    preloaded = frozenset(map(bare_name, settings.postgres.shared_preload_libraries))
+    asked, lent = asked_for(volumes, preloaded), _lent(volumes, traces, loader)
+    traced = {
+        volume.name: list(judge_traces(volume, traces, asked, server.program, lent))
+        for volume in volumes
+    }
+    if loader is not None:
+        _note_links(volumes, server, settings, findings, loader, traces)
+    for name, found in traced.items():
+        _add_new(findings[name], found)
+    _note_missing_modules(volumes, server, findings)
+    if loader is not None and any(map(_has_error, traced.values())):
+        _note_links(volumes, server, settings, findings, loader, traces)
+    left = _accepted(volumes, findings)
+    return tuple(
+        volume for volume in untried if volume not in left and not _has_error(traced[volume.name])
+    )
+
+
+def _add_new(findings: list[Finding], found: Iterable[Finding]) -> None:
+    """Add what is not said yet: of one subject, a code says one thing."""
+    known = {(each.code, each.subject) for each in findings}
+    findings += [each for each in found if (each.code, each.subject) not in known]
+
+
 def _note_links(
     volumes: Sequence[VolumeFacts],
     server: ServerFacts,
     settings: Settings,
     findings: dict[str, list[Finding]],
     loader: LoaderView,
+    traces: Mapping[str, Trace],
 ) -> None:
     """Note what the dynamic loader would say of the accepted volumes, until it has no error left.
 
@@ -173,16 +213,28 @@ def _note_links(
     preloaded = _preloaded_names(settings)
     while accepted := _accepted(volumes, findings):
         path = loader_path(accepted, loader.base_path)
-        loading = Loading(accepted, preloaded, server.library_directory, loader.base_path, path)
-        noted = judge_links(loading, loader.linkers)
+        loading = Loading(
+            accepted, preloaded, server.program, server.library_directory, loader.base_path, path
+        )
+        noted = judge_links(loading, loader.linkers, traces)
         broken = {name: found for name, found in noted.items() if _has_error(found)}
         for name, found in (broken or noted).items():
-            # What a trace has said already is not said twice.
-            known = {(each.code, each.subject) for each in findings[name]}
-            findings[name] += [each for each in found if (each.code, each.subject) not in known]
+            _add_new(findings[name], found)
         if not broken:
             return
         _note_missing_modules(volumes, server, findings)
+
+
+def _lent(
+    volumes: Sequence[VolumeFacts], traces: Mapping[str, Trace], loader: LoaderView | None
+) -> frozenset[str]:
+    """Return the symbols that the loader misses in one module, and that another one defines."""
+    lacking = {each.name for trace in traces.values() for each in trace.undefined}
+    if loader is None or not lacking:
+        return frozenset()
+    from instance_manager.extensions.links import defined_by_modules
+
+    return defined_by_modules(volumes, lacking, loader.linkers.files)
 
 
 def _preloaded_names(settings: Settings) -> frozenset[str]:

@@ -16,9 +16,10 @@ from instance_manager.extensions.discovery import discover
 from instance_manager.extensions.facts import RootFacts
 from instance_manager.extensions.files import is_there
 from instance_manager.extensions.findings import Code
+from instance_manager.extensions.loader_trace import NO_TRACES
 from instance_manager.extensions.models import ExtensionsReport, PendingAction
 from instance_manager.extensions.paths import join_search_path, split_search_path
-from instance_manager.extensions.preflight import NO_TRACES, LoaderView, judge
+from instance_manager.extensions.preflight import LoaderView, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,13 +34,15 @@ class Examination(NamedTuple):
     """The report, and the parameters that the metadata of volumes asks for.
 
     *volumes* are the facts that the report is made of, *accepted* those of the volumes that may
-    be used.
+    be used; *accused* are those that nothing but the emulation of the dynamic loader speaks
+    against.
     """
 
     report: ExtensionsReport
     parameters: Mapping[str, str]
     volumes: tuple[VolumeFacts, ...] = ()
     accepted: tuple[VolumeFacts, ...] = ()
+    accused: tuple[VolumeFacts, ...] = ()
 
 
 class Server(NamedTuple):
@@ -104,7 +107,9 @@ def conclude(
         composed=composition.composed,
         pending_action=PendingAction.REMOUNT if is_absent else PendingAction.NONE,
     )
-    return Examination(report, composition.parameters, found.volumes, verdict.accepted)
+    return Examination(
+        report, composition.parameters, found.volumes, verdict.accepted, verdict.accused
+    )
 
 
 def timed(examination: Examination, seconds: float) -> Examination:

@@ -83,7 +83,11 @@ def asked_for(volumes: Iterable[VolumeFacts], preloaded: Iterable[str]) -> froze
 
 
 def judge_traces(
-    volume: VolumeFacts, traces: Mapping[str, Trace], asked: Collection[str], program: str
+    volume: VolumeFacts,
+    traces: Mapping[str, Trace],
+    asked: Collection[str],
+    program: str,
+    lent: Collection[str] = (),
 ) -> Iterator[Finding]:
     """Yield what the loader has against a volume.
 
@@ -93,10 +97,14 @@ def judge_traces(
             *program* is about the server with all the volumes' libraries in its way.
         asked: the names of the modules that something asks for.
         program: the absolute path of the server.
+        lent: the symbols that one module brings for others: that is no reason to leave these out,
+            since the server loads modules with RTLD_GLOBAL.
     """
     yield from _judge_server(volume, traces.get(program, CLEAN))
     for library in volume.searched():
         trace = traces.get(path_of(volume, library), CLEAN)
+        own = tuple(each for each in trace.undefined if each.name not in lent)
+        trace = trace._replace(undefined=own)
         if library.name.removesuffix(".so") in asked:
             yield from _judge_module(volume, library, trace)
         elif not trace.is_clean:

@@ -16,11 +16,12 @@ from instance_manager.extensions.facts import (
     VolumeFacts,
 )
 from instance_manager.extensions.links import Loading, judge_links
+from instance_manager.extensions.loader_trace import NO_TRACES, Trace, UndefinedSymbol
 from instance_manager.extensions.magic import Magic
 from instance_manager.extensions.metadata import Metadata
 from instance_manager.extensions.models import Finding
 from instance_manager.extensions.objects import LinkerMaker, ObjectFiles, ObjectStore, prepare
-from instance_manager.extensions.preflight import LoaderView, judge
+from instance_manager.extensions.preflight import LoaderView, Verdict, judge
 from instance_manager.settings.models import Settings
 from tests.support.made_objects import interpreter, make_object
 
@@ -90,7 +91,7 @@ class World:
 
     def findings(self, *preloaded: str) -> dict[str, list[Finding]]:
         path = ":".join(f"{volume.path}/system" for volume in self.volumes)
-        loading = Loading(self.volumes, preloaded, LIBRARIES, "", path)
+        loading = Loading(self.volumes, preloaded, SERVER, LIBRARIES, "", path)
         return judge_links(loading, self.linkers())
 
     def told(self, *preloaded: str) -> list[tuple[str, str, str]]:
@@ -375,6 +376,90 @@ def test_a_volume_that_goes_takes_what_it_held_with_it(
     states = {volume.name: volume.state.value for volume in verdict.volumes}
     assert states == dict.fromkeys("abc", "quarantined") | {"d": "ready"}
     assert [_links(volume.findings) for volume in verdict.volumes] == [*[["EXT040"]] * 3, []]
+
+
+def _verdict(
+    world: World, settings: Callable[..., Settings], traces: Mapping[str, Trace] = NO_TRACES
+) -> Verdict:
+    root = RootFacts("/extensions", tuple(world.volumes))
+    server = ServerFacts(18, world.machine, program=SERVER)
+    return judge(root, server, settings(), traces=traces, loader=LoaderView(world.linkers(), ""))
+
+
+def test_the_loaders_word_counts_more_than_its_emulations(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """Whom only the emulation accuses can be asked about, and is used when cleared."""
+    world.volume("v", {"lib/m.so": MISSING}, "$libdir/m")
+
+    accusing = _verdict(world, settings)
+    cleared = _verdict(world, settings, {"/extensions/v/lib/m.so": Trace()})
+
+    assert [volume.name for volume in accusing.accused] == ["v"]
+    assert accusing.accepted == ()
+    assert [volume.name for volume in cleared.accepted] == ["v"]
+    assert cleared.accused == ()
+    (found,) = [each for each in cleared.volumes[0].findings if each.code == "EXT081"]
+    assert "missing libraries by the resolver alone: libgeos.so.1" in found.message
+
+
+def test_what_the_loader_alone_complains_of_is_an_error_and_a_disagreement(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """The emulation may be blind to something, and then says so."""
+    world.volume("v", {"lib/m.so": {}}, "$libdir/m")
+
+    verdict = _verdict(world, settings, {"/extensions/v/lib/m.so": Trace(missing=("libx.so",))})
+
+    codes = [each.code for each in verdict.volumes[0].findings]
+    assert (verdict.accepted, verdict.accused) == ((), ())
+    assert "EXT040" in codes
+
+
+def test_where_both_agree_it_is_said_once_with_the_places_searched(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """The loader decides, the emulation explains; without a word that they differ."""
+    world.volume("v", {"lib/m.so": MISSING}, "$libdir/m")
+
+    trace = Trace(missing=("libgeos.so.1",))
+    verdict = _verdict(world, settings, {"/extensions/v/lib/m.so": trace})
+
+    (found,) = [each for each in verdict.volumes[0].findings if each.code in {"EXT040", "EXT081"}]
+    assert "not found in /extensions/v/system, /extensions/v/lib, /lib, /usr/lib" in found.message
+    assert verdict.accused == ()
+
+
+def test_a_server_that_the_loader_clears_is_not_broken_by_a_volume(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """The emulation accuses a library that takes the place of the server's own."""
+    files: Files = {
+        "system/libz.so.1": {"soname": "libz.so.1", "versions": ["Z_0"]},
+        "lib/m.so": {},
+    }
+    world.volume("v", files, "$libdir/m")
+
+    accusing = _verdict(world, settings)
+    cleared = _verdict(world, settings, {SERVER: Trace()})
+
+    assert [volume.name for volume in accusing.accused] == ["v"]
+    assert [volume.name for volume in cleared.accepted] == ["v"]
+
+
+def test_a_symbol_that_the_loader_misses_and_another_module_has_is_no_error(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """The server loads modules with RTLD_GLOBAL: one may need another before it."""
+    world.volume("v", {"lib/m.so": {"wants": ["lent"]}, "lib/n.so": {"exports": ["lent"]}}, "m")
+
+    trace = Trace(undefined=(UndefinedSymbol("lent", "/extensions/v/lib/m.so"),))
+    verdict = _verdict(world, settings, {"/extensions/v/lib/m.so": trace})
+
+    assert [volume.name for volume in verdict.accepted] == ["v"]
+    assert [each.code for each in verdict.volumes[0].findings if "lent" in each.message] == [
+        "EXT047"
+    ]
 
 
 @pytest.mark.parametrize("parameter", ["session_preload_libraries", "Session_Preload_Libraries"])
