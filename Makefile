@@ -33,6 +33,11 @@ test: $(READY) ## run every test that needs no container
 e2e: $(READY) image ## build the images and run the container tests (needs podman, root or rootless)
 	$(BIN)/python -m pytest --require-containers tests/container
 
+.PHONY: matrix
+matrix: $(READY) image ## try real Debian packages as volumes, all of them, and write docs/compatibility.md
+	$(BIN)/python -m pytest --require-containers --matrix -p no:randomly \
+	  tests/container/test_packages.py
+
 .PHONY: lint
 lint: $(READY) ## style, formatting and spelling
 	$(BIN)/ruff check .

@@ -30,6 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="make each fault as often as it takes to trust the figures; run no other tests",
     )
+    group.addoption(
+        "--matrix",
+        action="store_true",
+        help="try all real packages, not a sample, and write docs/compatibility.md",
+    )
 
 
 def pytest_report_header() -> str:

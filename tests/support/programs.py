@@ -109,3 +109,42 @@ print(json.dumps({"protected": protected, "mask_milliseconds": 1000 * (masked - 
 
 Says whether it was blocked before Python began, and after how long.
 """
+
+PLAIN_SERVER: Final = """
+initdb --no-sync --username=postgres --auth=trust /tmp/data > /tmp/initdb || exit 70
+printf '%s' "$CONFIGURATION" >> /tmp/data/postgresql.conf
+env LD_LIBRARY_PATH="$LOADER_PATH" \
+    postgres -D /tmp/data -k /tmp -c listen_addresses= > /tmp/log 2>&1 &
+server=$!
+until pg_isready --quiet --host=/tmp; do
+    kill -0 $server 2> /tmp/gone || { cat /tmp/log; exit 71; }
+    sleep 0.05
+done
+for statement in "$@"; do
+    psql --no-psqlrc --quiet --host=/tmp --username=postgres --dbname=postgres \
+        --set=ON_ERROR_STOP=1 --command "$statement" || { cat /tmp/log; exit 72; }
+done
+kill -INT $server
+wait $server
+"""
+"""Runs statements on a new server with the lines in $CONFIGURATION, its libraries in $LOADER_PATH.
+
+The exit code is that of the server's fast stop, or says where it ended: 71 before the first
+connection, 72 in a statement. Then the server's log is printed.
+"""
+
+LOADERS: Final = """
+import json, shutil, sys
+from pathlib import Path
+sys.path.insert(0, "/checkout")
+from tests.support.loader_oracle import disagreements
+server = str(Path(shutil.which("postgres")).resolve())
+modules = sorted(map(str, Path("/extensions").glob("*/lib/*.so")))
+found = {path: disagreements(server, modules, path) for path in sys.argv[1:]}
+packages = {place.name for place in Path("/extensions").glob("*/licenses/postgresql-*")}
+print(json.dumps({"modules": len(modules), "packages": len(packages), **found}))
+"""
+"""Compares the real loader with its emulation for all modules.
+
+Prints the disagreements for each LD_LIBRARY_PATH that is given.
+"""

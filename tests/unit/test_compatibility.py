@@ -1,0 +1,19 @@
+"""The page on compatibility against the rows that its program tries."""
+
+from __future__ import annotations
+
+from tests.support.package_rows import ROWS
+from tests.support.package_table import PAGE
+
+
+def test_the_page_has_every_row_with_what_was_expected() -> None:
+    """Who adds or changes a row writes the page again, with ``make matrix``."""
+    text, _, _ = PAGE.read_text(encoding="utf-8").partition("\n## ")
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
+    cells = {line[0]: line for line in lines}
+
+    assert [row.name for row in ROWS if row.name not in cells] == []
+    for row in ROWS:
+        verdict, truth = cells[row.name][3:5]
+        assert verdict.split()[0].rstrip(";") == (row.code or "good")
+        assert truth.split(":")[0] == ("fails" if row.fails else "works")
