@@ -123,10 +123,13 @@ class Shutdown:
             return False
         return now - before > self._log.kills_survived
 
-    async def left_clean(self) -> bool:
-        """Whether the next start needs no recovery; true where there never was a cluster."""
+    async def left_clean(self, limit_seconds: float) -> bool:
+        """Whether the next start needs no recovery; true where there never was a cluster.
+
+        False where that can't be told within the limit, or five seconds.
+        """
         try:
-            async with asyncio.timeout(_CONTROL_DATA_SECONDS):
+            async with asyncio.timeout(min(limit_seconds, _CONTROL_DATA_SECONDS)):
                 return await in_thread("control data", self._is_clean)
         except (TimeoutError, OSError, InstanceManagerError):
             return False

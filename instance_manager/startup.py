@@ -282,6 +282,10 @@ class Startup:
             _log.info("making a new cluster", data_directory=str(self.place.data_directory))
             await bootstrap.make_cluster(self._children, plan, self._progress, self._files_turn)
 
+    def hasten(self, seconds: float) -> None:
+        """Let no tool that is ended from now on live for more than *seconds*."""
+        self._children.hasten(seconds)
+
     def spawn(self) -> Child:
         """Start the postmaster with what was prepared."""
         held = self._held

@@ -27,6 +27,7 @@ from instance_manager.log import get_logger
 from instance_manager.postgres import control_data, init_scripts, instance_state, marker, roles
 from instance_manager.postgres.connection import Answer, ask
 from instance_manager.settings.secrets import read_secret
+from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -119,7 +120,7 @@ async def make_cluster(
         begun = await files_turn.run("begin bootstrap", _begin, plan)
         progress("initdb")
         await _initdb(children, plan)
-        if needs_server(plan):
+        if await in_thread("find scripts", needs_server, plan):
             progress("roles, database and scripts")
             await _populate(children, plan)
         progress("syncing")
@@ -290,25 +291,25 @@ async def _temporary_server(children: Children, plan: Bootstrap) -> AsyncGenerat
             try:
                 await _until_ready(server, directory, log)
                 yield directory
+                status = await _stop(children, server)
             except BaseException:
                 # What this server did is thrown away: it need not end well, only soon.
                 server.signal(signal.SIGQUIT)
-                await asyncio.shield(server.end(_DISCARD_SECONDS))
+                await children.end(server, _DISCARD_SECONDS)
                 raise
-            status = await _stop(server)
         finally:
             os.close(log)
         if not status.is_success:
             raise StartError(f"cannot make a cluster: its server ended with {status}")
 
 
-async def _stop(server: Child) -> ExitStatus:
+async def _stop(children: Children, server: Child) -> ExitStatus:
     server.signal(signal.SIGINT)
     try:
         async with asyncio.timeout(_SERVER_SECONDS):
             return await server.wait()
     except TimeoutError:
-        return await server.end()
+        return await children.end(server)
 
 
 async def _until_ready(server: Child, directory: Path, log: int) -> None:

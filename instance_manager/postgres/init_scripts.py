@@ -87,7 +87,7 @@ async def _run(children: Children, scripts: Scripts, script: Path) -> None:
         "PATH": f"{scripts.psql.parent}:{scripts.environment['PATH']}",
     }
     if script.suffix == ".sh":
-        arguments = _shell_command(script)
+        arguments = await in_thread("look at script", _shell_command, script)
     else:
         arguments = [str(scripts.psql), "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "-q"]
     async with _reading(script) as stdin:
@@ -122,22 +122,28 @@ async def _reading(script: Path) -> AsyncGenerator[int | None]:
     if script.suffix == ".sh":
         yield None
         return
-    with _open(script) as source:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        feeding = asyncio.create_task(
-            in_thread("unpack", _feed, source, writing), name=f"unpack {script.name}"
-        )
-        try:
-            yield reading
-        finally:
-            # Closed before the thread is awaited: it may wait for a reader that is gone.
-            os.close(reading)
-            await feeding
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    feeding = asyncio.create_task(
+        in_thread("unpack", _feed, script, writing), name=f"unpack {script.name}"
+    )
+    # Asked for, so that an error which nobody waits for any more is no warning.
+    feeding.add_done_callback(lambda task: task.cancelled() or task.exception())
+    try:
+        yield reading
+    finally:
+        # Closed before the thread is awaited: it may wait for a reader that is gone.
+        os.close(reading)
+    # Not after a failure: the thread may wait for storage that does not answer.
+    await feeding
 
 
-def _feed(source: IO[bytes], writing: int) -> None:
+def _feed(script: Path, writing: int) -> None:
     # psql that stops at an error reads no further; its own status tells.
-    with contextlib.suppress(BrokenPipeError), open(writing, "wb") as target:
+    with (
+        contextlib.suppress(BrokenPipeError),
+        open(writing, "wb") as target,
+        _open(script) as source,
+    ):
         shutil.copyfileobj(source, target)
 
 

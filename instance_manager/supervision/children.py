@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from instance_manager.errors import StartError, UnresponsiveError
 from instance_manager.supervision import signals
+from instance_manager.supervision.cleanup import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +95,8 @@ class Child:
     def __init__(self, name: str, pid: int, ended: asyncio.Future[ExitStatus]) -> None:
         self.name = name
         self.pid = pid
+        self.is_to_end = False
+        """Whether it is being ended, which no process of its group is to outlive."""
         self._ended = ended
 
     def __repr__(self) -> str:
@@ -118,16 +122,6 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
-    async def end(self, grace_seconds: float = _KILL_GRACE_SECONDS) -> ExitStatus:
-        """End the child's whole group: TERM, and KILL after the grace."""
-        self.signal_group(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(grace_seconds):
-                return await self.wait()
-        except TimeoutError:
-            self.signal_group(signal.SIGKILL)
-            return await self.wait()
-
 
 class Children:
     """Starts child processes, and reaps all that end: ours and orphans.
@@ -135,9 +129,16 @@ class Children:
     Use as a context manager inside a running loop, in its thread; one instance for a process.
     """
 
-    def __init__(self, on_orphan: Callable[[Orphan], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_orphan: Callable[[Orphan], None] | None = None,
+        *,
+        grace_seconds: float = _KILL_GRACE_SECONDS,
+    ) -> None:
         self._on_orphan = on_orphan
-        self._living: dict[int, asyncio.Future[ExitStatus]] = {}
+        self._grace_seconds = grace_seconds
+        self._living: dict[int, tuple[Child, asyncio.Future[ExitStatus]]] = {}
+        self._kill_at = math.inf
         self.orphans_reaped = 0
 
     def __enter__(self) -> Self:
@@ -209,8 +210,37 @@ class Children:
                 hint="check that the file exists and may be executed by this user",
             ) from error
         ended = asyncio.get_running_loop().create_future()
-        self._living[pid] = ended
-        return Child(name, pid, ended)
+        child = Child(name, pid, ended)
+        self._living[pid] = child, ended
+        return child
+
+    async def end(self, child: Child, grace_seconds: float | None = None) -> ExitStatus:
+        """End a child's whole group: TERM, and KILL after the grace, or when :meth:`hasten` says.
+
+        However often it is cancelled, the child has ended when this returns.
+        """
+        child.is_to_end = True
+        child.signal_group(signal.SIGTERM)
+        grace = self._grace_seconds if grace_seconds is None else grace_seconds
+        loop = asyncio.get_running_loop()
+        kill = loop.call_at(
+            min(loop.time() + grace, self._kill_at), child.signal_group, signal.SIGKILL
+        )
+        try:
+            return await undisturbed(child.wait())
+        finally:
+            kill.cancel()
+
+    def hasten(self, seconds: float) -> None:
+        """Kill in *seconds* what is being ended by then: also what is begun to be ended later.
+
+        The last call counts for what begins later; none prolongs a grace that has begun.
+        """
+        loop = asyncio.get_running_loop()
+        self._kill_at = loop.time() + seconds
+        for child, _ in self._living.values():
+            if child.is_to_end and seconds < math.inf:
+                loop.call_at(self._kill_at, child.signal_group, signal.SIGKILL)
 
     async def run(
         self,
@@ -224,7 +254,8 @@ class Children:
     ) -> Completed:
         """Run a tool to its end and return what it said; each stream at most 1 MiB.
 
-        Cancelled or too late, the tool's whole process group is ended before this returns.
+        Cancelled, however often, or too late, the tool's whole process group is ended before this
+        returns.
 
         Raises:
             StartError: the program can't be executed.
@@ -254,12 +285,18 @@ class Children:
                     f"cannot finish {name}: no end within {deadline_seconds:g} s"
                 ) from error
             finally:
-                await asyncio.shield(child.end())
-                for reader in readers:
-                    reader.cancel()
-                texts = await asyncio.gather(*readers, return_exceptions=True)
-        said = [text if isinstance(text, str) else "" for text in texts]
+                # All of it before the pipes are closed: a reader that is left would wait for
+                # whatever gets the number of its pipe next.
+                said = await undisturbed(self._finish(child, readers))
         return Completed(status, *said)
+
+    async def _finish(self, child: Child, readers: Sequence[asyncio.Task[str]]) -> list[str]:
+        """End what is left of a tool; return what its streams have carried."""
+        await self.end(child)
+        for reader in readers:
+            reader.cancel()
+        texts = await asyncio.gather(*readers, return_exceptions=True)
+        return [text if isinstance(text, str) else "" for text in texts]
 
     def _reap(self) -> None:
         # SIGCHLDs coalesce: go on until nothing is left. WNOWAIT first, so that the command of an
@@ -273,11 +310,14 @@ class Children:
                 return
             ours = self._living.pop(ended.si_pid, None)
             command = "" if ours else command_of(ended.si_pid)
+            if ours is not None and ours[0].is_to_end:
+                # Before it is reaped: until then its number can't be another group's.
+                ours[0].signal_group(signal.SIGKILL)
             status = ExitStatus.of(os.waitpid(ended.si_pid, 0)[1])
             if ours is None:
                 self._report(Orphan(ended.si_pid, command, status))
-            elif not ours.done():
-                ours.set_result(status)
+            elif not ours[1].done():
+                ours[1].set_result(status)
 
     def _report(self, orphan: Orphan) -> None:
         self.orphans_reaped += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.log import get_logger
@@ -27,22 +28,33 @@ _CHECKPOINT_SHARE: Final = 0.5
 _CAN_WAIT: Final = frozenset({Rung.SMART, Rung.FAST})
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a stop was asked for."""
+
+    rung: Rung | None = None
+    """How hard it begins; the settings say so by default."""
+    at_once: bool = False
+
+
 class Stop:
     """The stop under way: *rung* is how hard it is, *awaited* what it waits for."""
 
     def __init__(
         self,
         ladder: Ladder,
-        rung: Rung | None,
+        asked: Asked,
         work: StopWork,
         *,
         checkpoint_first: bool,
         clock: Callable[[], float],
         on_progress: Callable[[], None],
     ) -> None:
-        self.rung = rung or ladder.first_rung()
+        self.rung = asked.rung or ladder.first_rung()
         self.awaited = ""
-        self._checkpoint_due = checkpoint_first and self.rung in _CAN_WAIT
+        self._at_once = asked.at_once
+        may_wait = self.rung in _CAN_WAIT and not asked.at_once
+        self._checkpoint_due = checkpoint_first and may_wait
         self._checkpointing: asyncio.Task[None] | None = None
         self._ladder = ladder.beginning_with(self.rung)
         self._work = work
@@ -56,8 +68,19 @@ class Stop:
         """How long it has taken so far."""
         return self._clock() - self._began
 
+    @property
+    def seconds_left(self) -> float:
+        """What is left of its whole budget."""
+        return max(0.0, self._ladder.total_seconds - self.seconds)
+
+    @property
+    def tools_seconds(self) -> float:
+        """How long tools and scripts may take to end: their work is thrown away in any case."""
+        return 0.0 if self._at_once or self.rung not in _CAN_WAIT else self.seconds_left
+
     def harden(self, rung: Rung, *, at_once: bool = False) -> None:
         """Go on at *rung*, if that is harder; *at_once* without a checkpoint before it."""
+        self._at_once = self._at_once or at_once
         if at_once:
             self._checkpoint_due = False
             if self._checkpointing is not None:
@@ -67,8 +90,8 @@ class Stop:
             self._woken.set()
 
     def escalate(self) -> None:
-        """Go one rung down."""
-        self.harden(next_rung(self.rung))
+        """Go one rung down, at once."""
+        self.harden(next_rung(self.rung), at_once=True)
 
     async def descend(self, child: Child) -> None:
         """Signal the postmaster, harder and harder, until it has ended.

@@ -9,7 +9,8 @@ of others, given by the composition root, so that this room knows no other.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ from instance_manager.errors import (
     StartError,
 )
 from instance_manager.log import get_logger
+from instance_manager.supervision.cleanup import ended
 from instance_manager.supervision.endings import Cause
 from instance_manager.supervision.shutdown import SIGNALS, Rung
 from instance_manager.supervision.states import (
@@ -35,7 +37,7 @@ from instance_manager.supervision.states import (
     next_state,
     phase_of,
 )
-from instance_manager.supervision.stopping import Stop
+from instance_manager.supervision.stopping import Asked, Stop
 from instance_manager.supervision.work import LastExit
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ _log: Final = get_logger()
 _FIRST_POLL_SECONDS: Final = 0.01
 _LONGEST_POLL_SECONDS: Final = 0.5
 _POLL_GROWTH: Final = 1.2
+_LEAST_LOOK_SECONDS: Final = 1.0
+"""For the last look at the control file, however long the stop has taken."""
 
 
 class Supervisor:
@@ -83,7 +87,8 @@ class Supervisor:
         self._clock = clock
         self._chance = chance
         self.stop: Stop | None = None
-        self._asked = _Asked()
+        self._end_by = math.inf
+        self._asked = Asked()
         self._changed = asyncio.Event()
         self._unfinished: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
@@ -107,7 +112,8 @@ class Supervisor:
         await self.until({State.GONE})
         if self.failure is not None:
             return self.failure.exit_code
-        return Exit.DONE if await self._stopping.left_clean() else Exit.UNCLEAN
+        limit = max(_LEAST_LOOK_SECONDS, self._end_by - self._clock())
+        return Exit.DONE if await self._stopping.left_clean(limit) else Exit.UNCLEAN
 
     def request(self, event: Event, rung: Rung | None = None, *, at_once: bool = False) -> None:
         """Take a request from outside.
@@ -129,7 +135,8 @@ class Supervisor:
         if event in _STOP_REQUESTS:
             if self.stop is not None:
                 self.stop.harden(rung or self.policy.ladder.first_rung(), at_once=at_once)
-            self._asked = _Asked(rung, at_once)
+                self._starting.hasten(self.stop.tools_seconds)
+            self._asked = Asked(rung, at_once)
         if next_state(self.state, event) is not self.state:
             self.desired = _DESIRED.get(event, self.desired)
             if self.desired is Desired.RUNNING:
@@ -141,13 +148,14 @@ class Supervisor:
         """Go one rung down the stop ladder, if a stop is under way."""
         if self.stop is not None:
             self.stop.escalate()
+            self._starting.hasten(self.stop.tools_seconds)
 
     def abandon(self, error: InstanceManagerError) -> None:
         """Stop a server that must not go on: its directory is lost, or it can't recover."""
         if next_state(self.state, Event.HOPELESS) is self.state:
             return
         self._fail_with(error)
-        self._asked = _Asked(Rung.IMMEDIATE, at_once=True)
+        self._asked = Asked(Rung.IMMEDIATE, at_once=True)
         self.handle(Event.HOPELESS)
 
     def handle(self, event: Event) -> None:
@@ -169,10 +177,13 @@ class Supervisor:
         return self.state
 
     def _enter(self, state: State) -> None:
+        stop = self.stop or self._new_stop()
+        # What the state before has begun is ended; what a start begins has all the time.
+        self._starting.hasten(stop.tools_seconds if state in _ENDING else math.inf)
         if state in _STOPPING:
-            self.stop = self.stop or self._new_stop()
+            self.stop, self._end_by = stop, self._clock() + stop.seconds_left
         else:
-            self.stop, self._asked = None, _Asked()
+            self.stop, self._asked = None, Asked()
         self.state = state
         if state in _SETTLED:
             self.first_start_is_over = True
@@ -204,9 +215,9 @@ class Supervisor:
         """Return the stop that was asked for, of a server in the present state."""
         return Stop(
             self.policy.ladder,
-            self._asked.rung,
+            self._asked,
             self._stopping,
-            checkpoint_first=self.state is State.RUNNING and not self._asked.at_once,
+            checkpoint_first=self.state is State.RUNNING,
             clock=self._clock,
             on_progress=self._tell_change,
         )
@@ -221,7 +232,8 @@ class Supervisor:
         before: Collection[asyncio.Task[None]],
     ) -> None:
         """Let the activities before end, then run this one, and take the event that it gives."""
-        await _ended(before)
+        # Else the activity after next could begin while the first one still cleans up.
+        await ended(before)
         if activity is None:
             return
         try:
@@ -365,32 +377,10 @@ class Supervisor:
         return None
 
 
-async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Wait for cancelled tasks' ends, even if this one is cancelled meanwhile.
-
-    Else the activity after next could begin while the first one still cleans up.
-    """
-    cancelled = False
-    while left := [task for task in tasks if not task.done()]:
-        try:
-            await asyncio.wait(left)
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """How a stop was asked for."""
-
-    rung: Rung | None = None
-    at_once: bool = False
-
-
 _STOPPING: Final = frozenset(
     {State.STOPPING, State.FENCING, State.RESTARTING, State.ABANDONING, State.LEAVING}
 )
+_ENDING: Final = _STOPPING | {State.STOPPED, State.FENCED, State.GONE}
 _STOP_REQUESTS: Final = frozenset(
     {
         Event.STOP_REQUESTED,

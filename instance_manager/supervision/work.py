@@ -29,6 +29,10 @@ class StartWork(Protocol):
         """Make a new cluster."""
         ...
 
+    def hasten(self, seconds: float) -> None:
+        """Let no tool that is ended from now on live for more than *seconds*: kill it then."""
+        ...
+
     def spawn(self) -> Child:
         """Start the postmaster."""
         ...
@@ -67,8 +71,11 @@ class StopWork(Protocol):
         """Return why a postmaster that was not asked to has ended."""
         ...
 
-    async def left_clean(self) -> bool:
-        """Whether the data directory needs no recovery at the next start."""
+    async def left_clean(self, limit_seconds: float) -> bool:
+        """Whether the data directory needs no recovery at the next start.
+
+        False where that can't be told within the limit.
+        """
         ...
 
 

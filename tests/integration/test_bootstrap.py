@@ -7,6 +7,7 @@ import lzma
 import random
 import signal
 import threading
+import time
 from pathlib import Path
 
 import psycopg
@@ -178,3 +179,43 @@ def test_term_during_the_bootstrap_ends_the_manager_and_its_tools(manager: Manag
 
     assert manager.end(signal.SIGTERM) == 0
     assert manager.postgres_processes() == []
+
+
+def test_quit_ends_a_script_that_ignores_term_at_once(manager: Manager) -> None:
+    """It is not given the five seconds that a script may take to end."""
+    alive = manager.directory / "alive"
+    scripts = manager.directory / "init"
+    scripts.mkdir()
+    script = f"trap '' TERM\nwhile :; do touch {alive}; sleep 0.05; done\n"
+    (scripts / "1.sh").write_text(script)
+    manager.trust().start()
+    until(alive.exists, "the script runs")
+    began = time.time()
+
+    assert manager.end(signal.SIGQUIT) == 0
+    assert alive.stat().st_mtime - began < 4
+    assert manager.postgres_processes() == []
+
+
+def test_a_bootstrap_that_is_stopped_twice_has_ended_before_the_next_begins(
+    manager: Manager,
+) -> None:
+    """Its script lives on for a while, the probes answer meanwhile, and nothing runs beside it."""
+    own = manager.directory / "pid"
+    scripts = manager.directory / "init"
+    scripts.mkdir()
+    (scripts / "1.sh").write_text(
+        f"if [ -e {own} ]; then kill -0 $(cat {own}) && echo BESIDE; return 0; fi\n"
+        f"trap '' TERM\necho $$ > {own}\nwhile :; do sleep 0.05; done\n"
+    )
+    manager.trust().start()
+    until(own.exists, "the script runs")
+    for request in ("stop", "fence", "unfence"):
+        assert manager.ask("POST", f"/v1/postgres/{request}")[0] in (200, 202, 409)
+        assert manager.probe("livez")[0] == 200
+    if manager.until_phase("stopped", "fenced", "running")["phase"] != "running":
+        manager.ask("POST", "/v1/postgres/unfence")
+        manager.ask("POST", "/v1/postgres/start")
+    manager.until_ready()
+
+    assert "BESIDE" not in manager.logged()

@@ -21,6 +21,7 @@ from tests.support.figures import Figures
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 SHELL = "/bin/sh"
 DEADLINE = 30.0
+DEAF = "trap '' TERM"
 
 
 def with_children(
@@ -251,6 +252,98 @@ def test_a_cancelled_tool_is_ended_before_the_cancellation_goes_on() -> None:
     with_children(body)
 
 
+def test_a_tool_that_is_cancelled_again_and_again_is_still_ended_first() -> None:
+    """Whoever cancels more than once finds it gone too, and no other tool's output is lost."""
+
+    async def body(children: Children) -> None:
+        marker = f"62.{os.getpid()}"
+        before = descriptors()
+        task = asyncio.create_task(
+            children.run(
+                "deaf",
+                [SHELL, "-c", f"{DEAF}; sleep {marker}"],
+                environment=ENVIRONMENT,
+                deadline_seconds=DEADLINE,
+            )
+        )
+        await until(lambda: marker in commands())
+        for _ in range(5):
+            task.cancel()
+            await asyncio.wait([task], timeout=0.02)
+            assert not task.done()
+            assert marker in commands()
+        children.hasten(0)
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert descriptors() == before
+        await until(lambda: marker not in commands())
+
+        done = await children.run(
+            "next",
+            [SHELL, "-c", "sleep 0.1; echo said"],
+            environment=ENVIRONMENT,
+            deadline_seconds=DEADLINE,
+        )
+        assert done.output == "said\n"
+
+    with_children(body)
+
+
+def test_an_end_that_is_cancelled_again_and_again_is_still_waited_for() -> None:
+    """What cleans up behind a server is not given up halfway."""
+
+    async def body(children: Children) -> None:
+        marker = f"65.{os.getpid()}"
+        child = shell(children, f"{DEAF}; sleep {marker}")
+        await until(lambda: marker in commands())
+        task = asyncio.create_task(children.end(child))
+        for _ in range(5):
+            await asyncio.wait([task], timeout=0.02)
+            assert not task.done()
+            task.cancel()
+        children.hasten(0)
+        await asyncio.wait([task])
+
+        assert task.cancelled()
+        assert child.status == ExitStatus(signal=signal.SIGKILL)
+
+    with_children(body)
+
+
+def test_what_a_tool_has_started_does_not_outlive_its_end() -> None:
+    """A command that ignores TERM goes with the shell that doesn't."""
+
+    async def body(children: Children) -> None:
+        marker = f"63.{os.getpid()}"
+        child = shell(children, f"({DEAF}; exec sleep {marker}) & wait")
+        await until(lambda: marker in commands())
+        await children.end(child)
+
+        await until(lambda: marker not in commands())
+
+    with_children(body)
+
+
+@pytest.mark.parametrize("hastened_first", [False, True])
+def test_what_is_being_ended_is_killed_when_the_time_is_over(hastened_first: bool) -> None:
+    """However long its grace: whether it began to be ended before the time was set, or after."""
+
+    async def body(children: Children) -> None:
+        marker = f"64.{os.getpid()}"
+        child = shell(children, f"{DEAF}; sleep {marker}")
+        await until(lambda: marker in commands())
+        if hastened_first:
+            children.hasten(0.05)
+        ending = asyncio.create_task(children.end(child, grace_seconds=3600))
+        await asyncio.sleep(0)
+        if not hastened_first:
+            children.hasten(0.05)
+
+        assert await ending == ExitStatus(signal=signal.SIGKILL)
+
+    with_children(body)
+
+
 def test_a_child_that_ignores_term_is_killed_after_the_grace() -> None:
     """End escalates, and says how it ended."""
 
@@ -265,7 +358,7 @@ def test_a_child_that_ignores_term_is_killed_after_the_grace() -> None:
         await asyncio.get_running_loop().run_in_executor(None, os.read, reading, 16)
         os.close(reading)
 
-        assert await child.end(grace_seconds=0.2) == ExitStatus(signal=signal.SIGKILL)
+        assert await children.end(child, grace_seconds=0.2) == ExitStatus(signal=signal.SIGKILL)
 
     with_children(body)
 
@@ -284,6 +377,11 @@ def test_output_without_end_is_cut_at_the_limit() -> None:
         assert len(done.output) == 1 << 20
 
     with_children(body)
+
+
+def descriptors() -> set[str]:
+    """Return this process's own descriptors, but for the one of the listing."""
+    return {path.name for path in Path("/proc/self/fd").iterdir() if path.exists()}
 
 
 def commands() -> str:

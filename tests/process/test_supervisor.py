@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from instance_manager.supervision.shutdown import Ladder, Rung
 from instance_manager.supervision.states import Desired, Event, State
 from instance_manager.supervision.supervisor import Supervisor
 from instance_manager.supervision.work import Policy
+from tests.support.processes import look
 
 DEADLINE = 30.0
 OBEDIENT = "trap 'exit 0' TERM INT QUIT; "
@@ -34,6 +36,8 @@ IGNORES_SMART = "trap '' TERM; trap 'exit 0' INT QUIT; "
 ONLY_IMMEDIATE = "trap '' TERM INT; trap 'exit 2' QUIT; "
 DEAF = "trap '' TERM INT QUIT; "
 PATIENT = Ladder(0, 10, 10)
+ENDLESS = Ladder(0, 3600, 3600)
+PATH = {"PATH": "/usr/bin:/bin"}
 # Announced on the pipe once the traps stand, so that no signal comes before them.
 LIVE = "echo up >&3; while :; do sleep 0.02; done"
 
@@ -65,6 +69,10 @@ class Scripted:
     """Raised where the end of a server is to be explained."""
     cleaning: asyncio.Event | None = None
     """What the cleaning up behind a cancelled initialization waits for."""
+    looks: list[float] = field(default_factory=list)
+    """The limits of the last looks whether all is clean."""
+    tool: str | None = None
+    """A script that an initialization runs; then the next one is done at once."""
     later_failure: InstanceManagerError | None = None
     """What the failure turns into."""
 
@@ -76,6 +84,11 @@ class Scripted:
 
     async def initialize(self) -> None:
         self.initialized += 1
+        tool, self.tool = self.tool, None
+        if tool is not None:
+            await self.children.run(
+                "script", ["/bin/sh", "-c", tool], environment=PATH, deadline_seconds=DEADLINE
+            )
         if self.initialization is not None:
             try:
                 await self.initialization.wait()
@@ -91,7 +104,7 @@ class Scripted:
         child = self.children.spawn(
             "postgres",
             ["/bin/sh", "-c", f"exec 3>&1; {script}"],
-            environment={"PATH": "/usr/bin:/bin"},
+            environment=PATH,
             streams=(None, writing, None),
         )
         os.close(writing)
@@ -108,7 +121,11 @@ class Scripted:
     async def ask(self) -> Event | None:
         return Event.ACCEPTED if self.is_up else None
 
-    async def left_clean(self) -> bool:
+    def hasten(self, seconds: float) -> None:
+        self.children.hasten(seconds)
+
+    async def left_clean(self, limit_seconds: float) -> bool:
+        self.looks.append(limit_seconds)
         return self.clean
 
     async def why_ended(self, status: ExitStatus) -> Ending:
@@ -139,12 +156,13 @@ def supervise(
     maximum: int = 5,
     stay: bool = True,
     restart: bool = True,
+    grace_seconds: float = 5,
     **options: Any,
 ) -> int:
     """Run *body* beside a supervisor, ask it to leave, and return its exit code."""
 
     async def main() -> int:
-        with Children() as children:
+        with Children(grace_seconds=grace_seconds) as children:
             work = Scripted(children, list(scripts), **options)
             supervisor = Supervisor(
                 work,
@@ -218,6 +236,122 @@ def test_a_stop_during_initialization_cancels_it() -> None:
         assert work.starts == 0
 
     supervise(body, OBEDIENT + LIVE, prepare_gives=[Event.DIRECTORY_EMPTY])
+
+
+def hold_out(supervisor: Supervisor) -> None:
+    """Only the budget ends it."""
+
+
+def escalate(supervisor: Supervisor) -> None:
+    """As a second TERM does."""
+    supervisor.escalate()
+
+
+def leave_fast(supervisor: Supervisor) -> None:
+    """As INT does."""
+    supervisor.request(Event.LEAVE_REQUESTED, Rung.FAST, at_once=True)
+
+
+def leave_immediately(supervisor: Supervisor) -> None:
+    """As QUIT does."""
+    supervisor.request(Event.LEAVE_REQUESTED, Rung.IMMEDIATE, at_once=True)
+
+
+async def script_runs(own: Path) -> int:
+    """Wait until the script has said its pid, and return it."""
+    while not (said := _said(own)).endswith("\n"):
+        await asyncio.sleep(0.005)
+    return int(said)
+
+
+def _said(own: Path) -> str:
+    return own.read_text() if own.exists() else ""
+
+
+def deaf_script(own: Path) -> str:
+    """Return a script that says its pid in a file, and ignores TERM."""
+    return f"trap '' TERM; echo $$ > {own}; while :; do sleep 0.02; done"
+
+
+@pytest.mark.parametrize(
+    ("ladder", "hasten"),
+    [
+        (Ladder(0, 0.1, 0.1), hold_out),
+        (ENDLESS, escalate),
+        (ENDLESS, leave_fast),
+        (ENDLESS, leave_immediately),
+    ],
+    ids=["budget", "second TERM", "INT", "QUIT"],
+)
+def test_a_script_that_ignores_its_end_is_killed_with_the_budget_or_a_harder_request(
+    tmp_path: Path, ladder: Ladder, hasten: Callable[[Supervisor], None]
+) -> None:
+    """The manager ends after it, and neither waits for the script's own grace."""
+    own = tmp_path / "pid"
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        pid = await script_runs(own)
+        supervisor.request(Event.LEAVE_REQUESTED)
+        hasten(supervisor)
+        await supervisor.until({State.GONE})
+
+        assert look(pid) is None
+
+    supervise(
+        body,
+        OBEDIENT + LIVE,
+        ladder=ladder,
+        grace_seconds=3600,
+        prepare_gives=[Event.DIRECTORY_EMPTY],
+        tool=deaf_script(own),
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "ladder", "limit"), [(DEAF, Ladder(0, 0.1, 0.1), 1.0), (OBEDIENT, PATIENT, 20.0)]
+)
+def test_the_last_look_has_what_is_left_of_the_budget_and_a_second_at_least(
+    script: str, ladder: Ladder, limit: float
+) -> None:
+    """Storage that hangs holds the end up no longer than the budget says."""
+    looks: list[float] = []
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.looks = looks
+        await supervisor.until({State.RUNNING})
+
+    supervise(body, script + LIVE, ladder=ladder)
+    assert len(looks) == 1
+    assert 1.0 <= looks[0] <= limit
+
+
+def test_however_often_it_is_stopped_no_script_lives_on_beside_what_comes_next(
+    tmp_path: Path,
+) -> None:
+    """A stop, a fence and a start later, the first script has ended before the second begins."""
+    own = tmp_path / "pid"
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        pid = await script_runs(own)
+        for event in (Event.STOP_REQUESTED, Event.FENCE_REQUESTED, Event.UNFENCE_REQUESTED):
+            supervisor.request(event)
+            # Each is on its way before the next one comes.
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert look(pid) is not None
+        assert (work.initialized, work.starts) == (1, 0)
+
+        await supervisor.until({State.RUNNING})
+        assert look(pid) is None
+        assert work.initialized == 2
+
+    supervise(
+        body,
+        OBEDIENT + LIVE,
+        grace_seconds=0.5,
+        prepare_gives=[Event.DIRECTORY_EMPTY, Event.DIRECTORY_EMPTY],
+        tool=deaf_script(own),
+    )
 
 
 def test_a_stop_is_kept_and_a_start_follows_when_asked() -> None:
