@@ -109,10 +109,11 @@ class Custody:
 
     async def _renew_lease(self) -> None:
         """Keep the data directory where it can't be locked; give up a server that has lost it."""
-        lease = self._startup.lease
         renewal: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(_LEASE_POLL_SECONDS)
+            # Another one, once the data directory was found.
+            lease = self._startup.lease
             try:
                 if lease.is_held and not lease.trusted_seconds:
                     raise lease.loss()

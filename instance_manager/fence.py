@@ -21,16 +21,25 @@ _STILL_HOLDS: Final = "it holds for as long as this manager lives"
 class Fence:
     """Keeps the fence beside the data.
 
-    *turn* is that of all work on our files; *is_ours* says, in a thread, whether the directory is.
+    *files* tells where, each time; *turn* is that of all work on our files; *is_ours* says, in a
+    thread, whether the directory is.
     """
 
     def __init__(
-        self, files: OurFiles, instance: str, turn: Serial, is_ours: Callable[[], bool]
+        self,
+        files: Callable[[], OurFiles],
+        instance: str,
+        turn: Serial,
+        is_ours: Callable[[], bool],
     ) -> None:
-        self._files = files
+        self._where = files
         self._instance = instance
         self._turn = turn
         self._is_ours = is_ours
+
+    @property
+    def _files(self) -> OurFiles:
+        return self._where()
 
     async def look(self) -> fencing.Verdict:
         """Return whether a fence stands here; one that came with a copy is taken away."""

@@ -25,24 +25,29 @@ _log: Final = get_logger()
 class InventoryFile:
     """Keeps the inventory beside the data.
 
-    *turn* is that of all work on our files; *is_ours* says, in a thread, whether the directory is.
+    *files* tells where, each time; *turn* is that of all work on our files; *is_ours* says, in a
+    thread, whether the directory is.
     Once *is_ignored*, starts are not refused for what it says, until somebody asks for another.
     *is_foreign* says that the file which was seen last came with a copy.
     """
 
     def __init__(
         self,
-        files: OurFiles,
+        files: Callable[[], OurFiles],
         instance: str,
         turn: Serial,
         is_ours: Callable[[], bool],
     ) -> None:
         self.is_ignored = False
         self.is_foreign = False
-        self._files = files
+        self._where = files
         self._instance = instance
         self._turn = turn
         self._is_ours = is_ours
+
+    @property
+    def _files(self) -> OurFiles:
+        return self._where()
 
     def completed(self, report: ExtensionsReport, server: ServerFacts) -> ExtensionsReport:
         """Return the report with what databases need and would not find; reads, in a thread."""

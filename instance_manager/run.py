@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from instance_manager.settings.models import Settings
-    from instance_manager.surroundings import Place, Surroundings
+    from instance_manager.surroundings import Surroundings
 
 _log: Final = log.get_logger()
 _HEARTBEAT_SECONDS: Final = 1.0
@@ -89,11 +89,16 @@ def run(surroundings: Surroundings) -> int:
     with ExitStack() as ends:
         proofs = _read_proofs(settings)
         listening = sockets.bind_all(settings, ends, surroundings.control_group)
-        surroundings = surroundings.settled()
         sink = log.configure(settings.log.level, settings.log.format)
         ends.callback(sink.close)
         if warning := host_auth_warning(settings.postgres.host_auth_method):
             _log.warning(warning)
+        if surroundings.was_root and not surroundings.is_settled:
+            _log.warning(
+                "the data directory was not given to the account of postgres: its storage did not"
+                " answer",
+                hint="see the storage; if the directory is refused then, start the manager again",
+            )
         with asyncio.Runner() as runner:
             return runner.run(_Manager(surroundings, listening, proofs, sink).run())
 
@@ -149,7 +154,7 @@ class _Manager:
                     supervisor=self._supervisor(startup, shutdown),
                     observer=observer,
                     children=children,
-                    storage=_storage(place),
+                    storage=Storage({"data": lambda: startup.place.data_directory}),
                     sink=self.sink,
                     shutdown=shutdown,
                     log=postgres_log,
@@ -247,10 +252,6 @@ def _import_server() -> ModuleType:
     """Import what only a running manager needs, the observer's library too."""
     importlib.import_module("psycopg")
     return importlib.import_module("instance_manager.api.server")
-
-
-def _storage(place: Place) -> Storage:
-    return Storage({"data": place.data_directory})
 
 
 @dataclass(frozen=True, slots=True)

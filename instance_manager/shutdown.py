@@ -135,7 +135,7 @@ class Shutdown:
             return False
 
     def _is_clean(self) -> bool:
-        directory = self._startup.place.data_directory
+        directory = self._startup.settled_place().data_directory
         if not data_directory.has_cluster(directory):
             # Unless there was one: then somebody took it away.
             return not self._startup.has_run

@@ -43,6 +43,7 @@ from instance_manager.postgres.connection import Answer
 from instance_manager.postgres.fencing import Verdict
 from instance_manager.postgres.lease import Lease
 from instance_manager.postgres.tracing import Tracer
+from instance_manager.postgres.way import way_to
 from instance_manager.proving import Prover
 from instance_manager.server_configuration import (
     Target,
@@ -58,7 +59,6 @@ from instance_manager.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from instance_manager.extensions.facts import ServerFacts
     from instance_manager.extensions.models import ExtensionsReport
@@ -68,12 +68,11 @@ if TYPE_CHECKING:
     from instance_manager.postgres.binaries import Version
     from instance_manager.settings.models import Settings
     from instance_manager.supervision.children import Child, Children
-    from instance_manager.surroundings import Surroundings
+    from instance_manager.surroundings import Place, Surroundings
 
 _log: Final = get_logger()
 _SEGMENTS_AFTER_FULL: Final = 3
 """More than a start needs: with just one, a server that a full disk ended would end again."""
-_GRANDPARENT: Final = "PG_GRANDPARENT_PID"
 _EVENTS: Final = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}
 
 
@@ -100,14 +99,13 @@ class Startup:
         journal: Journal,
     ) -> None:
         self.settings = surroundings.settings
-        self.place = surroundings.place
         self.generation = 0
-        self._surroundings = surroundings
         self.version: Version | None = None
         self.written: Written | None = None
         self.step = ""
         self.step_at = clock()
         self._children = children
+        self.hasten = children.hasten
         self._observer = observer
         self._log = log
         self._clock = clock
@@ -115,12 +113,11 @@ class Startup:
         self._ends = ExitStack()
         self._held: lock.Held | None = None
         self._past_stale_pid: dict[str, str] = {}
-        self.lease = Lease(self.files.directory)
         self._files_turn = Serial()
-        self.fence = Fence(self.files, surroundings.name, self._files_turn, self.has_own_lock)
-        self.inventory = InventoryFile(
-            self.files, surroundings.name, self._files_turn, self.has_own_lock
-        )
+        self._use(surroundings)
+        # Where it is kept may be found out only by the first start.
+        kept = (lambda: self.files, surroundings.name, self._files_turn, self.has_own_lock)
+        self.fence, self.inventory = Fence(*kept), InventoryFile(*kept)
         self._has_run = False
         self._had_cluster = False
         self.prover = Prover(
@@ -129,9 +126,18 @@ class Startup:
             on_event=journal.on_event,
             completed=self.inventory.completed,
         )
-        self._trial = Trial(children, self.place, self._files_turn, self.prover)
+        self._trial = Trial(children, lambda: self.place, self._files_turn, self.prover)
         self.oom_kills_before: int | None = None
         """The kernel's count when the postmaster was spawned; None where it can't be read."""
+
+    def _use(self, surroundings: Surroundings) -> None:
+        """Work in the data directory of these surroundings from now on; nothing is held yet."""
+        self._surroundings, self.place = surroundings, surroundings.place
+        self.lease = Lease(self.files.directory)
+
+    def settled_place(self) -> Place:
+        """Return where everything is: looked for anew where that isn't known yet. For threads."""
+        return self._surroundings.settled().place
 
     def close(self) -> None:
         """Release the lock, as far as this process holds it."""
@@ -181,12 +187,16 @@ class Startup:
         try:
             return await self._prepare()
         except OSError as error:
+            directory = self.place.data_directory
             raise DataDirectoryError(
-                f"cannot use data directory {str(self.place.data_directory)!r}: {error}",
-                hint=f"the way there: {data_directory.chain_of(self.place.data_directory)}",
+                f"cannot use data directory {str(directory)!r}: {error}",
+                hint=f"the way there: {await way_to(directory)}",
             ) from error
 
     async def _prepare(self) -> Event:
+        if not self._surroundings.is_settled:
+            with self._timed("place"):
+                self._use(await self._files_turn.run("place", self._surroundings.settled))
         await self._read_version()
         with self._timed("lock"):
             await self._files_turn.run("lock", self._take_lock)
@@ -281,10 +291,6 @@ class Startup:
             plan = await in_thread("bootstrap plan", self._bootstrap_plan)
             _log.info("making a new cluster", data_directory=str(self.place.data_directory))
             await bootstrap.make_cluster(self._children, plan, self._progress, self._files_turn)
-
-    def hasten(self, seconds: float) -> None:
-        """Let no tool that is ended from now on live for more than *seconds*."""
-        self._children.hasten(seconds)
 
     def spawn(self) -> Child:
         """Start the postmaster with what was prepared."""
@@ -395,7 +401,7 @@ class Startup:
             )
         leftovers.end_all(held.site)
         pid_file.remove_damaged(directory)
-        self._past_stale_pid = _past_stale_pid(directory)
+        self._past_stale_pid = pid_file.past_stale(directory)
 
     async def _read_version(self) -> None:
         with self._timed("version"):
@@ -430,7 +436,7 @@ class Startup:
     def names_of_ours(self) -> frozenset[str]:
         """The names of variables that every server gets from us, whatever the volumes ask for."""
         ours = process.environment_of(self.place.tools, search_path="", library_path="", extra={})
-        return frozenset(ours) | {_GRANDPARENT}
+        return frozenset(ours) | {pid_file.GRANDPARENT}
 
     @property
     def system_identifier(self) -> str | None:
@@ -487,16 +493,3 @@ class Startup:
             library_path=composed.ld_library_path,
             extra=composed.env,
         )
-
-
-def _past_stale_pid(directory: Path) -> dict[str, str]:
-    """Return what makes postgres ignore a ``postmaster.pid`` that was left behind.
-
-    Pids repeat in containers, so the one in it is often that of another process by now. Only where
-    that process is no postmaster of this directory: else postgres refuses, rightly. The file
-    itself stays: postgres finds in it the shared memory of the server before.
-    """
-    judged = pid_file.judge(directory)
-    if judged.verdict is not pid_file.Verdict.STALE or judged.pid is None:
-        return {}
-    return {_GRANDPARENT: str(judged.pid)}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from instance_manager import handing_over
 from instance_manager.errors import Problem, SettingsError
 from instance_manager.postgres import account, binaries, data_directory, process
 from instance_manager.settings.image_environment import SECRET_VARIABLES
@@ -59,17 +60,19 @@ class Surroundings:
     load: Callable[[], Settings]
     """Read the settings again; raises SettingsError."""
     was_root: bool
+    is_settled: bool
+    """Whether the data directory is known; root had to look for it, in order to give it away."""
 
     def settled(self) -> Surroundings:
-        """Return these with the data directory found, for after the sockets are bound.
+        """Return these with the data directory found. For threads, when all is served.
 
-        It is the first look at the places where data may be. Root had to look before, in order
-        to give the directory away.
+        It is the first look at the places where data may be: storage that hangs holds it up.
         """
-        if self.was_root:
+        if self.is_settled:
             return self
         directory = data_directory.resolve(self.settings.postgres.data_directory)
-        return replace(self, place=replace(self.place, data_directory=directory))
+        place = replace(self.place, data_directory=directory)
+        return replace(self, place=place, is_settled=True)
 
 
 def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surroundings:
@@ -88,13 +91,13 @@ def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surr
     )
     me = _collect(problems, lambda: _account(settings))
     group = _collect(problems, lambda: _control_group(settings))
-    directory = settings.postgres.data_directory or data_directory.DEFAULT
-    if started_as == 0:
-        directory = data_directory.resolve(settings.postgres.data_directory)
+    found = settings.postgres.data_directory
     if me is not None and server is not None:
         problems += _reachable(me, server.postgres)
     if me is not None and not problems:
-        _collect(problems, lambda: _take_over(me, settings, directory))
+        if started_as == 0:
+            found = handing_over.give_data_directory(found, me)
+            _collect(problems, lambda: _become(me, settings))
         problems += (*_runtime_directories(settings), *secret_problems(settings))
     if problems or me is None or server is None:
         raise SettingsError(problems)
@@ -107,7 +110,7 @@ def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surr
         settings=settings,
         place=Place(
             binaries=server,
-            data_directory=directory,
+            data_directory=found or settings.postgres.data_directory or data_directory.DEFAULT,
             runtime_directory=runtime,
             log_directory=settings.control.socket.with_suffix(".log"),
             tools=tools,
@@ -118,6 +121,7 @@ def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surr
         control_group=group,
         load=load,
         was_root=started_as == 0,
+        is_settled=found is not None,
     )
 
 
@@ -181,60 +185,16 @@ def _reachable(me: Account, server: Path) -> list[Problem]:
     ]
 
 
-def _take_over(me: Account, settings: Settings, data: Path) -> None:
-    """As root: give the account the directories that are still nobody's, and become it."""
-    if os.geteuid() != 0:
-        return
-    _hand_over(data, me, 0o700)
+def _become(me: Account, settings: Settings) -> None:
+    """As root: give the account the directories of the sockets, and become it."""
     for directory in (settings.postgres.socket_directory, settings.control.socket.parent):
-        _hand_over(directory, me, 0o755)
+        handing_over.give(directory, me, 0o755)
     try:
         account.become(me)
     except OSError as error:
         message = f"cannot become {me}: {error.strerror}"
         hint = "give the container the capabilities SETUID and SETGID, or start it as that user"
         raise SettingsError([Problem("postgres.run_as", message)], hint=hint) from error
-
-
-def _hand_over(directory: Path, me: Account, mode: int) -> None:
-    """Make a directory that is missing, or take one that is empty and root's; no other is touched.
-
-    Opened without following a link at its end: what others made is not ours to give away.
-    """
-    if not _is_roots(directory):
-        return
-    try:
-        directory.mkdir(mode=mode, parents=True, exist_ok=True)
-        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return  # said with its reason where the directory is needed
-    try:
-        if os.fstat(opened).st_uid == 0 and {entry.name for entry in os.scandir(opened)} <= {
-            "lost+found"
-        }:
-            os.fchown(opened, me.uid, me.gid)
-    finally:
-        os.close(opened)
-
-
-def _is_roots(directory: Path) -> bool:
-    """Whether nobody but root could have put something on the way to *directory*.
-
-    Elsewhere the account makes its directories itself, with its own rights.
-    """
-    others_write = False
-    for parent in reversed(directory.absolute().parents):
-        try:
-            status = parent.lstat()
-        except FileNotFoundError:
-            return not others_write
-        others_write = bool(status.st_mode & 0o022)
-        is_sticky = bool(status.st_mode & stat.S_ISVTX)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0:
-            return False
-        if others_write and not is_sticky:
-            return False
-    return not others_write or directory.is_dir()
 
 
 def _runtime_directories(settings: Settings) -> list[Problem]:

@@ -15,7 +15,7 @@ from instance_manager.log import get_logger
 from instance_manager.supervision.endings import Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from instance_manager.proving import Prover
     from instance_manager.supervision.children import Children
@@ -31,9 +31,11 @@ _TOLD_BY_THE_START: Final = frozenset(
 
 
 class Trial:
-    """Tries starts of one data directory."""
+    """Tries starts of one data directory; *place* tells each time where it is."""
 
-    def __init__(self, children: Children, place: Place, turn: Serial, prover: Prover) -> None:
+    def __init__(
+        self, children: Children, place: Callable[[], Place], turn: Serial, prover: Prover
+    ) -> None:
         self._children = children
         self._place = place
         self._turn = turn
@@ -77,7 +79,7 @@ class Trial:
         tried = (configuration, dict(environment), libraries_of(accepted))
         if tried == self._passed:
             return None
-        place = self._place
+        place = self._place()
         rehearsal = Rehearsal(
             binaries=place.binaries,
             data_directory=place.data_directory,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _PERIOD_SECONDS: Final = 30.0
@@ -31,9 +32,12 @@ class Space:
 
 
 class Storage:
-    """Measures the given places; :meth:`run` for ever, *places* holds what it saw last."""
+    """Measures the given places; :meth:`run` for ever, *places* holds what it saw last.
 
-    def __init__(self, purposes: dict[str, Path]) -> None:
+    *purposes* tell each time where that is: the data directory is found only when all is served.
+    """
+
+    def __init__(self, purposes: dict[str, Callable[[], Path]]) -> None:
         self.places: tuple[Space, ...] = ()
         self._purposes = purposes
 
@@ -45,7 +49,7 @@ class Storage:
             await asyncio.sleep(_PERIOD_SECONDS if self.places else _FIRST_SECONDS)
 
     def _measure(self) -> tuple[Space, ...]:
-        found = (_space(purpose, path) for purpose, path in self._purposes.items())
+        found = (_space(purpose, path()) for purpose, path in self._purposes.items())
         return tuple(space for space in found if space is not None)
 
 

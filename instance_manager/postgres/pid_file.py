@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FILE_NAME = "postmaster.pid"
 SERVER_PROGRAMS: Final = frozenset({"postgres", "postmaster"})
+GRANDPARENT: Final = "PG_GRANDPARENT_PID"
+"""The variable that names a process which the server does not take for another postmaster."""
 _log: Final = get_logger()
 _LIMIT_BYTES = 8192
 _LINES = 8
@@ -215,6 +217,19 @@ def _write_at_once(descriptor: int, content: bytes) -> None:
     if os.write(descriptor, content) != len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(descriptor)
+
+
+def past_stale(directory: Path) -> dict[str, str]:
+    """Return what makes postgres ignore a ``postmaster.pid`` that was left behind.
+
+    Pids repeat in containers, so the one in it is often that of another process by now. Only where
+    that process is no postmaster of this directory: else postgres refuses, rightly. The file
+    itself stays: postgres finds in it the shared memory of the server before.
+    """
+    judged = judge(directory)
+    if judged.verdict is not Verdict.STALE or judged.pid is None:
+        return {}
+    return {GRANDPARENT: str(judged.pid)}
 
 
 def _parse_bytes(content: bytes) -> PidFile | None:

@@ -9,6 +9,7 @@ libraries and the server's own program, and nothing else. Source: PostmasterMain
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _DEADLINE_SECONDS: Final = 60.0
 _TRIES: Final = 5
+_STRIKE_SECONDS: Final = 1.0
 _AUTO_CONF: Final = "postgresql.auto.conf"
 _SERVERS_OWN: Final = frozenset(
     {
@@ -80,7 +82,9 @@ async def rehearse(children: Children, rehearsal: Rehearsal, turn: Serial) -> En
             deadline_seconds=_DEADLINE_SECONDS,
         )
     finally:
-        await turn.run("rehearsal", _strike, rehearsal.stage)
+        # The next one strikes what is left; storage that hangs must not hold up who gave this up.
+        striking = asyncio.create_task(turn.run("rehearsal", _strike, rehearsal.stage))
+        await asyncio.wait({striking}, timeout=_STRIKE_SECONDS)
     return None if done.status.is_success else _why(done)
 
 

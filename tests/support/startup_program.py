@@ -92,7 +92,7 @@ async def serve(surroundings: Surroundings) -> None:
 
 def main() -> None:
     options = argparse.Namespace(config=sys.argv[1], set=[], log_level=None)
-    surroundings = survey(loader(options), dict(os.environ)).settled()
+    surroundings = survey(loader(options), dict(os.environ))
     sink = log.configure(style="json", descriptor=2)
     asyncio.run(serve(surroundings))
     sink.close()

@@ -8,6 +8,7 @@ still uses it keeps it until their end.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -152,6 +153,26 @@ def tmpfs(path: Path, size_bytes: int) -> Iterator[Volume]:
     options = ["--types", "tmpfs", "--options", f"size={size_bytes}"]
     with _mounted(Volume(path, options, "none")) as volume:
         yield volume
+
+
+@contextlib.contextmanager
+def unanswering(path: Path) -> Iterator[None]:
+    """Mount a file system at *path* whose calls nobody answers while the context lasts.
+
+    A FUSE without a server: each call waits, and fails at the end of the context. Source: fuse(4).
+    """
+    path.mkdir(exist_ok=True)
+    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other"
+    try:
+        # By a call: the program of that name would look at the directory first.
+        names = (b"unanswering", os.fsencode(path), b"fuse")
+        done = ctypes.CDLL(None, use_errno=True).mount(*names, 0, options.encode())
+        assert done == 0, os.strerror(ctypes.get_errno())
+        yield
+    finally:
+        os.close(descriptor)
+        _run("umount", "--lazy", str(path))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,173 @@
+"""Storage that never answers, from the very beginning: the manager serves, and ends when asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+import pytest
+
+from instance_manager.postgres import account
+from tests.support.manager import ACCOUNT, DEADLINE_SECONDS, Manager, until
+from tests.support.volumes import unanswering
+
+UNCLEAN: Final = 8
+"""The exit code where nobody can tell whether a recovery will run."""
+PRIVATE: Final = (
+    "unshare",
+    "--mount",
+    "--",
+    "sh",
+    "-c",
+    'mount --rbind "$0" /var/lib && exec "$@"',
+)
+NOT_GIVEN: Final = "was not given to the account of postgres"
+
+
+@pytest.fixture(autouse=True)
+def _as_root(lacking: Callable[[str, str], NoReturn]) -> None:
+    if os.geteuid() != 0:
+        lacking("postgres", "mounting a file system needs root")
+
+
+@contextmanager
+def hung_place(manager: Manager) -> Iterator[None]:
+    """Let the usual place of the data never answer, in the manager's own mounts."""
+    places = manager.directory / "lib"
+    (places / "postgresql").mkdir(parents=True)
+    manager.prefix = (*PRIVATE, str(places))
+    del manager.settings["postgres"]["data_directory"]
+    with unanswering(places / "postgresql" / "data"):
+        yield
+
+
+@contextmanager
+def hung_data(manager: Manager) -> Iterator[None]:
+    """Let the configured data directory never answer, which is root's to give away."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        Path(place).chmod(0o755)
+        manager.settings["postgres"]["data_directory"] = f"{place}/data"
+        with unanswering(Path(place) / "data"):
+            yield
+
+
+def as_ordinary_user(manager: Manager) -> None:
+    """Start the manager as the account of postgres."""
+    me = account.find(ACCOUNT)
+    given = ("setpriv", f"--reuid={me.uid}", f"--regid={me.gid}", "--clear-groups")
+    manager.prefix = (*manager.prefix, *given)
+
+
+def is_alive(manager: Manager) -> bool:
+    return manager.probe("livez")[0] == 200
+
+
+@pytest.mark.parametrize("hung", [hung_place, hung_data], ids=["usual place", "configured"])
+@pytest.mark.parametrize("by_root", [False, True], ids=["ordinary user", "root"])
+def test_storage_that_never_answers_keeps_nobody_from_probes_and_the_end(
+    manager: Manager, hung: Callable[[Manager], AbstractContextManager[None]], by_root: bool
+) -> None:
+    """What blocks on it delays the start only; root gives up giving the directory away."""
+    manager.settings["shutdown"] = {"fast_seconds": 1, "immediate_seconds": 1}
+    with hung(manager):
+        if not by_root:
+            as_ordinary_user(manager)
+        manager.start()
+        until(lambda: is_alive(manager), "the manager is alive")
+        assert manager.probe("startupz")[0] == 503
+        assert manager.until_phase("starting")["failure"] is None
+        assert (NOT_GIVEN in manager.logged()) == by_root
+
+        assert manager.end() == UNCLEAN, manager.logged()
+
+
+def test_a_start_goes_on_when_the_storage_answers(manager: Manager) -> None:
+    """Even if it answers by an error: the failure names the directory."""
+    with hung_place(manager):
+        as_ordinary_user(manager)
+        manager.start()
+        until(lambda: is_alive(manager), "the manager is alive")
+    failure = manager.until_phase("failed")["failure"]
+
+    assert "/var/lib/postgresql/data" in failure["message"]
+    assert manager.end() == failure["exit_code"]
+
+
+GIVE: Final = """
+import os, signal, sys
+from pathlib import Path
+from instance_manager import handing_over
+from instance_manager.postgres import account
+handing_over._SECONDS = 3600
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.kill(os.getpid(), signal.SIGTERM)
+print(handing_over.give_data_directory(Path(sys.argv[1]), account.find(sys.argv[2])))
+"""
+
+
+def test_a_signal_to_end_cuts_the_wait_for_storage_short(manager: Manager) -> None:
+    """TERM before the loop exists waits for no volume, and leaves no helper of root behind."""
+    with hung_data(manager):
+        directory = manager.settings["postgres"]["data_directory"]
+
+        assert program(GIVE, directory, ACCOUNT) == "None"
+        until(lambda: not helpers(directory), "the helper is gone")
+
+
+HINT: Final = """
+import asyncio, os, sys
+from pathlib import Path
+from types import SimpleNamespace
+from instance_manager.startup import Startup
+class Failing(Startup):
+    async def _prepare(self):
+        raise OSError(5, "Input/output error")
+async def main():
+    programs = SimpleNamespace(postgres="")
+    place = SimpleNamespace(data_directory=Path(sys.argv[1]), binaries=programs)
+    surroundings = SimpleNamespace(settings=None, place=place, name="", is_settled=True)
+    journal = SimpleNamespace(on_event=None)
+    children = SimpleNamespace(hasten=None)
+    startup = Failing(surroundings, children, None, None, clock=lambda: 0.0, journal=journal)
+    preparing = asyncio.create_task(startup.prepare())
+    for _ in range(10):
+        await asyncio.sleep(0.01)
+    print("beats", preparing.done(), flush=True)
+    os._exit(0)
+asyncio.run(main())
+"""
+
+
+def test_an_error_of_storage_is_explained_without_holding_the_loop_up(manager: Manager) -> None:
+    """The hint looks at each directory on the way: in a thread, since the next look may hang."""
+    with unanswering(manager.data):
+        assert program(HINT, str(manager.data / "below")) == "beats False"
+
+
+def helpers(directory: str) -> list[Path]:
+    """Return the living processes that were told of the directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if directory.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(entry)
+    return found
+
+
+def program(text: str, *arguments: str) -> str:
+    """Run a program to its end and return what it said."""
+    done = subprocess.run(
+        [sys.executable, "-c", text, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
