@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import random
 import signal
 import threading
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 
 from tests.support.manager import Manager, until
+from tests.support.processes import is_postmaster, look
 
 
 def secret(path: Path, text: str) -> str:
@@ -21,8 +23,6 @@ def secret(path: Path, text: str) -> str:
     path.write_text(text + "\n")
     path.chmod(0o400)
     status = path.parent.stat()
-    import os
-
     os.chown(path, status.st_uid, status.st_gid)
     return str(path)
 
@@ -195,6 +195,32 @@ def test_quit_ends_a_script_that_ignores_term_at_once(manager: Manager) -> None:
     assert manager.end(signal.SIGQUIT) == 0
     assert alive.stat().st_mtime - began < 4
     assert manager.postgres_processes() == []
+
+
+def test_a_stop_leaves_no_server_of_the_bootstrap_behind(manager: Manager) -> None:
+    """Not even one that is being stopped itself, and does not listen."""
+    go = manager.directory / "go"
+    scripts = manager.directory / "init"
+    scripts.mkdir()
+    (scripts / "1.sh").write_text(f"echo waiting\nwhile [ ! -e {go} ]; do sleep 0.05; done\n")
+    manager.trust().start()
+    until(lambda: "running an initialisation script" in manager.logged(), "the script runs")
+    found = [look(pid) for pid in manager.postgres_processes()]
+    (server,) = [one.pid for one in found if one is not None and is_postmaster(one)]
+    os.kill(server, signal.SIGSTOP)
+    go.touch()
+    until(lambda: awaits(server, signal.SIGINT), "the server is asked to stop")
+    assert manager.ask("POST", "/v1/postgres/stop")[0] in (200, 202)
+
+    until(lambda: look(server) is None, "the server is ended")
+    assert manager.end() == 0
+
+
+def awaits(pid: int, number: signal.Signals) -> bool:
+    """Whether a stopped process would get a signal if it went on."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending.split()[1], 16) & 1 << number - 1)
 
 
 def test_a_bootstrap_that_is_stopped_twice_has_ended_before_the_next_begins(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,11 +10,17 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from types import SimpleNamespace
+from typing import Any, Final, NoReturn
 
 import pytest
 
 from instance_manager.postgres import account
+from instance_manager.postgres.binaries import find
+from instance_manager.postgres.rehearsal import Rehearsal, rehearse
+from instance_manager.shutdown import Shutdown
+from instance_manager.supervision.children import Children
+from instance_manager.supervision.threads import Serial
 from tests.support.manager import ACCOUNT, DEADLINE_SECONDS, Manager, until
 from tests.support.volumes import unanswering
 
@@ -62,6 +69,10 @@ def as_ordinary_user(manager: Manager) -> None:
     me = account.find(ACCOUNT)
     given = ("setpriv", f"--reuid={me.uid}", f"--regid={me.gid}", "--clear-groups")
     manager.prefix = (*manager.prefix, *given)
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
 
 
 def is_alive(manager: Manager) -> bool:
@@ -148,6 +159,48 @@ def test_an_error_of_storage_is_explained_without_holding_the_loop_up(manager: M
     """The hint looks at each directory on the way: in a thread, since the next look may hang."""
     with unanswering(manager.data):
         assert program(HINT, str(manager.data / "below")) == "beats False"
+
+
+def test_the_last_look_keeps_to_its_limit(manager: Manager) -> None:
+    """Without an answer within it, nothing is said to be clean."""
+    place = SimpleNamespace(data_directory=manager.data / "below")
+    startup: Any = SimpleNamespace(settled_place=lambda: place)
+    nobody: Any = None
+
+    async def look() -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        assert not await Shutdown(startup, nobody, nobody).left_clean(0.1)
+        assert clock() - began < 4  # it has five seconds where nothing else is said
+
+    with unanswering(manager.data):
+        asyncio.run(look())
+
+
+def test_a_trial_on_storage_that_never_answers_can_be_given_up(manager: Manager) -> None:
+    """What it has set up is cleared away behind it, and nobody waits for that."""
+    stage = manager.directory / "stage"
+    rehearsal = Rehearsal(
+        binaries=find(manager.server.bin_directory, ""),
+        data_directory=manager.data,
+        stage=stage,
+        configuration="",
+        environment={},
+    )
+
+    async def body() -> None:
+        with Children() as children:
+            trial = asyncio.create_task(rehearse(children, rehearsal, Serial()))
+            while not is_there(stage):
+                await asyncio.sleep(0.005)
+            trial.cancel()
+            await asyncio.wait({trial}, timeout=DEADLINE_SECONDS)
+
+            assert trial.cancelled()
+
+    with unanswering(manager.data):
+        asyncio.run(body())
 
 
 def helpers(directory: str) -> list[Path]:
