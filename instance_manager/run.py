@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import gc
 import importlib
-import os
 import random
 import signal
 import time
@@ -20,11 +19,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from instance_manager import log
+from instance_manager import log, termination_log
 from instance_manager.api import listeners as sockets
 from instance_manager.api import tls
 from instance_manager.configuration.hba import host_auth_warning
-from instance_manager.errors import Exit, InstanceManagerError, UncleanStopError
+from instance_manager.errors import Exit, UncleanStopError
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.health.storage import Storage
 from instance_manager.instance import Identity, Instance, Records, Rooms, policy_of
@@ -62,9 +61,6 @@ _BEFORE_ACCEPTING: Final = frozenset(
     {State.PREPARING, State.INITIALIZING, State.STARTING, State.RECOVERING}
 )
 _VOLUMES_SECONDS: Final = 60.0
-_TERMINATION_LOG: Final = "/dev/termination-log"
-_TERMINATION_LOG_LIMIT_BYTES: Final = 4096
-"""As much as the kubelet reads."""
 _MEANINGLESS: Final = frozenset(
     {
         signal.SIGUSR1,
@@ -81,6 +77,8 @@ _MEANINGLESS: Final = frozenset(
 """What would end an ordinary process and says nothing to us: a stray one must not leave postgres
 behind alone. PID 1 is safe from them by itself."""
 _OBSERVED: Final = frozenset({State.RUNNING, State.RECOVERING})
+_AS_WANTED: Final = frozenset({State.RUNNING, State.STOPPED, State.FENCED})
+"""What went wrong before has passed."""
 
 
 def run(surroundings: Surroundings) -> int:
@@ -208,9 +206,11 @@ class _Manager:
             for task in tasks:
                 task.cancel()
         if supervisor.failure is not None:
-            write_termination_log(supervisor.failure, instance.said_before(supervisor.failure))
+            termination_log.write(supervisor.failure, instance.said_before(supervisor.failure))
         elif code == Exit.UNCLEAN:
-            write_termination_log(UncleanStopError("postgres was stopped, but not cleanly"))
+            termination_log.write(UncleanStopError("postgres was stopped, but not cleanly"))
+        else:
+            termination_log.clear()
         _log.info("the manager ends", exit_code=code)
         return code
 
@@ -268,6 +268,8 @@ class _Changes:
             self.rooms.observer.forget()
             self.rooms.startup.prover.end()
         failure = self.rooms.supervisor.failure
+        if state in _AS_WANTED:
+            termination_log.clear()
         if state is State.RUNNING:
             _log.info(
                 "postgres accepts connections", port=self.rooms.startup.settings.postgres.port
@@ -280,7 +282,7 @@ class _Changes:
         if state is State.BACKOFF:
             self._tell_end()
         if state is State.FAILED and failure is not None:
-            write_termination_log(failure, self.instance.said_before(failure))
+            termination_log.write(failure, self.instance.said_before(failure))
             self.instance.events.record(
                 "Failed",
                 failure.message,
@@ -420,28 +422,6 @@ class _Leaving:
         """Begin at *rung*: who asks so wants no checkpoint first."""
         _log.info("asked to end at once", mode=str(rung))
         self._supervisor.request(Event.LEAVE_REQUESTED, rung, at_once=True)
-
-
-def write_termination_log(error: InstanceManagerError, said: tuple[str, ...] = ()) -> None:
-    """Write the cause where Kubernetes looks for it, if that file is there.
-
-    *said* are the postmaster's last lines: as many of the latest as there is room for. Nothing
-    comes of it if it can't be written: the exit code counts more.
-    """
-    cause = f"exit code {error.exit_code}: {error.message}\n{error.hint}\n"
-    text, tail = cause.encode(errors="replace"), b""
-    for line in reversed(said):
-        longer = f"{line}\n".encode(errors="replace") + tail
-        if len(text) + len(longer) > _TERMINATION_LOG_LIMIT_BYTES:
-            break
-        tail = longer
-    text += tail
-    with contextlib.suppress(OSError):
-        descriptor = os.open(_TERMINATION_LOG, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, text[:_TERMINATION_LOG_LIMIT_BYTES])
-        finally:
-            os.close(descriptor)
 
 
 def _now() -> datetime:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from instance_manager import termination_log
 from instance_manager.commands import loading
 from instance_manager.errors import InstanceManagerError
 from instance_manager.postgres.process import keep_shared_memory_out_of_cores
 from instance_manager.run import run as run_manager
-from instance_manager.run import write_termination_log
 from instance_manager.surroundings import forget_secrets, survey
 
 if TYPE_CHECKING:
@@ -25,5 +25,5 @@ def run(options: argparse.Namespace) -> int:
         forget_secrets(os.environ)
         return run_manager(surroundings)
     except InstanceManagerError as error:
-        write_termination_log(error)
+        termination_log.write(error)
         raise

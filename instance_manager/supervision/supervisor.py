@@ -359,7 +359,9 @@ class Supervisor:
             # What only other settings can mend ends the manager, as at its start.
             return Event.LEAVE_REQUESTED
         while isinstance(failure, _MAY_PASS):
-            await asyncio.sleep(self.policy.retry_seconds)
+            is_lock = isinstance(failure, DataDirectoryInUseError)
+            policy = self.policy
+            await asyncio.sleep(policy.lock_retry_seconds if is_lock else policy.retry_seconds)
             still = await self._starting.still_fails(failure)
             if still is None:
                 return Event.CAUSE_GONE

@@ -88,6 +88,8 @@ class Policy:
     restart_when_ended: bool
     retry_seconds: float = 5.0
     """Between two looks whether the cause of a failure has passed."""
+    lock_retry_seconds: float = 1.0
+    """As above, where it is a lock: another container waits to take over."""
 
 
 @dataclass(frozen=True, slots=True)

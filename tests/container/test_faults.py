@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,9 +14,15 @@ from tests.support.figures import Figures
 from tests.support.manager import until
 
 if TYPE_CHECKING:
-    from tests.container.conftest import Cluster
+    from tests.container.conftest import Cluster, Operand
 
-# The promise is 3 periods of a second; a loaded host may need more to notice.
+pytestmark = pytest.mark.fault
+
+Times = Callable[[int, int], int]
+
+PERIODS_SECONDS = 3.0
+"""The promise: three periods of a second."""
+# A loaded host may need more to notice.
 NOTICED_SECONDS = 20
 DONE, UNCLEAN, KILLED = 0, 8, 137
 
@@ -40,26 +47,89 @@ def entrypoint(*command: str) -> str:
     return f"--entrypoint={json.dumps(['env', MASK, *command])}"
 
 
-@pytest.mark.parametrize("milliseconds", range(11))
-def test_no_signal_is_lost_from_the_first_milliseconds_of_the_image(
-    cluster: Cluster, measured: Callable[[str, float], None], milliseconds: int
-) -> None:
-    """The entrypoint's mask stands before Python begins, and keeps what comes for its handlers."""
-    program = programs.SIGNAL_AFTER_EXEC
-    operand = cluster.create()
-    pid = operand.initialized_pid()
-
-    with cluster.podman.outside(program, str(pid), str(milliseconds / 1000)) as sender:
+def start_and_send_term(operand: Operand, seconds: float) -> dict[str, Any]:
+    """Start a created container, and send TERM so long after its mask, or at once if negative."""
+    program, pid = programs.SIGNAL_AFTER_EXEC, operand.initialized_pid()
+    with operand.podman.outside(program, str(pid), str(seconds)) as sender:
         assert sender.stdout is not None
         assert sender.stdout.readline() == "waiting\n"
         operand.start()
         out, error = sender.communicate()
     assert sender.returncode == 0, error
-    sent = json.loads(out)
+    sent: dict[str, Any] = json.loads(out)
+    return sent
 
-    assert sent["protected"]
-    measured("milliseconds until the entrypoint blocks signals", sent["mask_milliseconds"])
-    assert operand.wait(30) == DONE
+
+@pytest.mark.parametrize("milliseconds", range(11))
+def test_no_signal_is_lost_once_the_entrypoint_has_blocked_it(
+    cluster: Cluster,
+    times: Times,
+    figures: Figures,
+    measured: Callable[[str, float], None],
+    milliseconds: int,
+) -> None:
+    """The entrypoint's mask stands before Python begins, and keeps what comes for its handlers."""
+    for _ in range(times(1, 3)):
+        operand = cluster.create()
+        sent = start_and_send_term(operand, milliseconds / 1000)
+        began = time.monotonic()
+
+        assert sent["protected"]
+        assert operand.wait(30) == DONE
+        figures.add(
+            "3 TERM 0 to 10 ms after the entrypoint's mask",
+            ready_seconds=time.monotonic() - began,
+        )
+        measured("milliseconds until the entrypoint blocks signals", sent["mask_milliseconds"])
+        cluster.remove()
+
+
+WITHOUT_MASK = f"sleep 1; exec env {MASK} instance-manager run"
+"""The moment before the mask, made long enough to be hit for sure."""
+
+
+@pytest.mark.parametrize("options", [(), ("sh",)], ids=["the image", "a late mask"])
+def test_a_signal_before_the_mask_is_kept_or_lost_and_harms_nothing(
+    cluster: Cluster, times: Times, figures: Figures, options: tuple[str, ...]
+) -> None:
+    """PID 1 without a handler is not ended by it: it serves, and the runtime's KILL is a crash."""
+    late = f"--entrypoint={json.dumps(['sh', '-c', WITHOUT_MASK])}"
+    for _ in range(times(2, 20)):
+        operand = cluster.create(*([late] if options else []))
+        start_and_send_term(operand, -1)
+        if ends_or_serves(operand):
+            assert not options
+            assert operand.wait(30) == DONE
+            figures.add("3 TERM before the mask: kept")
+        else:
+            with operand.inserting() as inserts:
+                inserts.wait_for_more(100)
+                operand.signal("KILL")
+                assert operand.wait(30) == KILLED
+                began = time.monotonic()
+                inserts.require_all(operand.start().wait_ready())
+            how = "a late mask" if options else "the image"
+            figures.add(
+                f"3 TERM before the mask: lost, then KILL ({how})",
+                ready_seconds=time.monotonic() - began,
+            )
+        cluster.remove()
+
+
+def ends_or_serves(operand: Operand) -> bool:
+    """Wait until a container has ended or serves; return whether it is the former."""
+    until(lambda: has_ended(operand) or is_ready(operand), "it has ended, or serves")
+    return has_ended(operand)
+
+
+def has_ended(operand: Operand) -> bool:
+    form = "--format={{.State.Running}}"
+    return operand.podman("inspect", form, operand.name).checked().out.strip() == "false"
+
+
+def is_ready(operand: Operand) -> bool:
+    url = "http://127.0.0.1:8080/readyz"
+    return operand.exec("python3", "-I", "-c", programs.GET, url, "0").code == 0
 
 
 @pytest.mark.parametrize(
@@ -120,43 +190,50 @@ def test_the_exit_code_tells_how_a_recovering_server_was_stopped(
 
 @pytest.mark.parametrize("whom", ["all", "the postmaster"])
 def test_a_frozen_server_is_not_ready_and_its_manager_lives(
-    cluster: Cluster, measured: Callable[[str, float], None], whom: str
+    cluster: Cluster, times: Times, figures: Figures, whom: str
 ) -> None:
     """Readiness says so within three periods, liveness says nothing, and both know its return."""
+    fault = f"38 {whom} of postgres frozen" if whom == "all" else f"38 {whom} frozen"
     operand = cluster.run().wait_ready()
     before = operand.status()["postgres"]
     pids = () if whom == "all" else (before["pid"],)
 
-    operand.signal_postgres("STOP", *pids)
-    frozen = operand.probes(ready=503)
-    still = operand.probes(ready=200, seconds=5)
-    operand.signal_postgres("CONT", *pids)
-    thawed = operand.probes(ready=200)
+    for _ in range(times(1, 10)):
+        operand.signal_postgres("STOP", *pids)
+        frozen = operand.probes(ready=503)
+        still = operand.probes(ready=200, seconds=5)
+        operand.signal_postgres("CONT", *pids)
+        thawed = operand.probes(ready=200)
 
-    measured("seconds from the freeze until it is not ready", frozen.seconds)
-    measured("seconds from the thaw until it is ready", thawed.seconds)
-    assert (frozen.ready, still.ready, thawed.ready) == (503, 503, 200)
-    assert frozen.seconds < NOTICED_SECONDS
-    assert frozen.live == still.live == thawed.live == [200]
-    assert operand.status()["postgres"]["pid"] == before["pid"]
+        assert (frozen.ready, still.ready, thawed.ready) == (503, 503, 200)
+        assert frozen.seconds < NOTICED_SECONDS
+        assert frozen.live == still.live == thawed.live == [200]
+        assert operand.status()["postgres"]["pid"] == before["pid"]
+        figures.add(fault, detect_seconds=frozen.seconds, ready_seconds=thawed.seconds)
+    figures.require(fault, detect_seconds=PERIODS_SECONDS)
 
 
 def test_a_frozen_manager_gives_no_sign_of_life_and_its_replacement_loses_nothing(
-    cluster: Cluster,
+    cluster: Cluster, times: Times, figures: Figures
 ) -> None:
     """The kubelet gets no answer, asks it to end in vain, kills it, and starts it again."""
-    operand = cluster.run().wait_ready()
-    with operand.inserting() as inserts:
-        inserts.wait_for_more(100)
-        operand.signal("STOP")
-        silent = operand.probes(ready=200, seconds=3)
-        inserts.wait_for_more(1000)
-        operand.podman("stop", "--time=2", operand.name).checked()
+    for _ in range(times(1, 10)):
+        operand = cluster.run().wait_ready()
+        with operand.inserting() as inserts:
+            inserts.wait_for_more(100)
+            operand.signal("STOP")
+            silent = operand.probes(ready=200, seconds=3)
+            inserts.wait_for_more(1000)
+            operand.podman("stop", "--time=2", operand.name).checked()
 
-        assert (silent.ready, silent.live) == (0, [0])
-        assert operand.wait(30) == KILLED
-        inserts.require_all(operand.start().wait_ready())
-    assert operand.stop()[0] == DONE
+            assert (silent.ready, silent.live) == (0, [0])
+            assert operand.wait(30) == KILLED
+            began = time.monotonic()
+            operand.start().wait_ready()
+            figures.add("40 manager frozen and killed", ready_seconds=time.monotonic() - began)
+            inserts.require_all(operand)
+        assert operand.stop()[0] == DONE
+        cluster.remove()
 
 
 def test_a_manager_that_was_frozen_goes_on_with_the_same_server(cluster: Cluster) -> None:
@@ -184,13 +261,14 @@ def test_a_query_that_eats_all_memory_costs_only_its_server_a_recovery(
 
     for number in range(1, times(3, 20) + 1):
         assert "lost" in operand.psql(EAT_MEMORY).error
+        began = time.monotonic()
         operand.wait_log("was terminated by signal 9", times=number)
         assert operand.lines_with('"message":"client backend (PID ') == number
         operand.wait_log("reinitializing", times=number)
         # Readiness is asked once a period: it may not have seen the server's short absence.
         until(lambda: operand.psql("SELECT 1").code == 0, "the server answers again")
+        figures.add("memory eaten by one query", ready_seconds=time.monotonic() - began)
         assert operand.sql("SELECT answer FROM kept") == "42"
-        figures.add("memory eaten by one query")
 
     after = operand.status()
     assert after["instance"] == before["instance"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from tests.support.faults import postmaster_of
 from tests.support.figures import Figures
 from tests.support.manager import Manager, until
+
+pytestmark = pytest.mark.fault
 
 Times = Callable[[int, int], int]
 
@@ -104,12 +107,13 @@ def test_a_start_brings_a_mended_server_back_with_a_budget_as_new(
 ) -> None:
     """Mend the cause, ask for a start; the next broken line is told as the first one was."""
     for number in range(1, times(1, 20) + 1):
+        began = time.monotonic()
         mend_configuration(broken)
+        figures.add("17 crash loop, mended", ready_seconds=time.monotonic() - began)
         assert broken.until_phase("running")["failure"] is None
         postmaster_of(broken)
         assert broken.ask("POST", "/v1/postgres/stop", Prefer="wait=30")[0] == 200
         break_configuration(broken)
         assert starts(broken) == number + 1
-        figures.add("17 crash loop")
     mend_configuration(broken)
     assert broken.end() == 0

@@ -29,6 +29,8 @@ from tests.support.ledger import Ledger
 from tests.support.manager import Manager, until
 from tests.support.processes import Sampler, look
 
+pytestmark = pytest.mark.fault
+
 Times = Callable[[int, int], int]
 
 SERVER_PROCESSES = {
@@ -40,6 +42,9 @@ SERVER_PROCESSES = {
     "logging collector": "logger",
 }
 """The server's own processes by what their titles hold; a backend is asked for its pid."""
+
+SOON = {"detect_seconds": 3.0, "ready_seconds": 3.0}
+"""Until the manager has seen the end, and until another postmaster serves."""
 
 CPU_BOUND = "DO $$ BEGIN LOOP NULL; END LOOP; END $$"
 """Never waits for anything, hence never notices that the postmaster has died."""
@@ -94,6 +99,7 @@ def test_a_postmaster_killed_idle_is_replaced_by_one_and_no_more(
         for _ in range(rounds):
             count(figures, "7 postmaster killed, idle", kill_postmaster(killable))
     sampler.verify()
+    figures.require("7 postmaster killed, idle", **SOON)
 
     assert killable.until_phase("running")["postgres"]["restarts"] == rounds
 
@@ -108,6 +114,7 @@ def test_a_postmaster_killed_under_load_loses_no_acknowledged_row(
             ledger.until_more()
             count(figures, "7 postmaster killed, load", kill_postmaster(killable), ledger)
     sampler.verify()
+    figures.require("7 postmaster killed, load", **SOON)
 
 
 @pytest.mark.parametrize("state", ["busy", "frozen"])
@@ -130,13 +137,14 @@ def test_a_backend_that_outlives_its_postmaster_is_ended_and_does_not_hinder_the
             assert look(backend) is None
             count(figures, f"8 {state} backend left over", recovery, ledger)
     sampler.verify()
+    figures.require(f"8 {state} backend left over", detect_seconds=3, ready_seconds=8)
 
 
 @pytest.mark.parametrize("name", SERVER_PROCESSES)
 def test_a_killed_process_of_the_server_is_left_to_the_server(
     manager: Manager, times: Times, figures: Figures, name: str
 ) -> None:
-    """The postmaster recovers by itself: it stays, and the manager counts no restart."""
+    """The postmaster recovers by itself: it stays, and the manager tells and counts no restart."""
     manager.settings["postgres"]["parameters"] = {
         "archive_mode": "on",
         "archive_command": "true",
@@ -145,10 +153,12 @@ def test_a_killed_process_of_the_server_is_left_to_the_server(
     manager.trust().start().until_ready()
     postmaster = postmaster_of(manager)
     with Sampler(manager.data) as sampler, Ledger(manager) as ledger:
-        for _ in range(times(1, 50)):
+        for number in range(1, times(1, 50) + 1):
             ledger.until_more()
             recovery = kill_process_of_server(manager, name)
             ledger.until_more()
+            # A lost collector is only replaced: that is no crash.
+            until_crashes_told(manager, 0 if name == "logging collector" else number)
             count(figures, f"9 {name} killed", recovery, ledger)
     sampler.verify()
 
@@ -200,6 +210,18 @@ def test_a_manager_that_was_frozen_starts_postgres_only_after_it_has_reaped_the_
     sampler.verify()
 
     assert 'lock file \\"postmaster.pid\\" already exists' not in killable.logged()
+
+
+def until_crashes_told(manager: Manager, number: int) -> None:
+    """Wait until events and metrics tell of so many crashes that the server recovered from."""
+
+    def told() -> bool:
+        _, events = manager.ask("GET", "/v1/events")
+        reasons = [event["reason"] for event in events["items"]]
+        counted = f"\npg_crashes_total {number}.0\n" in manager.probe("metrics")[1]
+        return counted and reasons.count("CrashRecovered") == number
+
+    until(told, f"{number} crashes are told")
 
 
 def until_finished(manager: Manager, operation: str) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +21,17 @@ import pytest
 from instance_manager.postgres import account
 from instance_manager.postgres.embedded import Demonstration
 from tests.support import no_locks
+from tests.support.figures import Figures
 from tests.support.manager import ACCOUNT, Manager, until
+from tests.support.processes import arguments_of
+
+pytestmark = pytest.mark.fault
 
 CHECKOUT = Path(__file__).parents[2]
+Times = Callable[[int, int], int]
+
+LONG_AGO = "1600000000"
+"""In seconds since 1970, as ``postmaster.pid`` says it."""
 SECONDS = 600 + os.getpid()
 """How long commands sleep that must not end by themselves; it tells them from all others."""
 
@@ -200,7 +209,7 @@ def write_pid_file(manager: Manager, content: str) -> Path:
 
 def lines_after_pid(manager: Manager) -> str:
     """Return the rest of a file as a server killed long ago has left it."""
-    return f"{manager.data}\n1600000000\n{manager.port}\n/tmp\n127.0.0.1\n  1   1\nready   \n"
+    return f"{manager.data}\n{LONG_AGO}\n{manager.port}\n/tmp\n127.0.0.1\n  1   1\nready   \n"
 
 
 def dead_pid(_: Manager) -> int:
@@ -217,6 +226,17 @@ def pid_of_others(manager: Manager) -> int:
         for entry in Path("/proc").glob("[0-9]*")
         if entry.stat().st_uid != me and is_alive(int(entry.name))
     )
+
+
+STALE = "12 postmaster.pid of something else"
+
+
+def serve(manager: Manager, figures: Figures) -> None:
+    """Start where a ``postmaster.pid`` lies that is nobody's, which nothing must come of."""
+    began = time.monotonic()
+    manager.start().until_ready()
+    figures.add(STALE, ready_seconds=time.monotonic() - began)
+    assert manager.end() == 0
 
 
 @contextlib.contextmanager
@@ -330,6 +350,58 @@ def test_backends_without_a_postmaster_are_killed_and_nobody_is_waited_for(
     assert backend in left
 
 
+FORKS = """
+import os, sys, time
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.001)
+while True:
+    if os.fork() == 0:
+        time.sleep(600)
+        os._exit(0)
+    time.sleep(0.003)
+"""
+
+
+def test_a_leftover_that_starts_others_while_it_is_ended_is_ended_with_them(
+    manager: Manager,
+) -> None:
+    """All are stopped before the first is killed, so one look finds whoever is left."""
+    program, began = manager.directory / "forks.py", manager.directory / "began"
+    program.write_text(FORKS)
+    manager.settings["postgres"]["parameters"] = {
+        "archive_mode": "on",
+        "archive_command": f"cd / && exec {sys.executable} {program} {began}",
+    }
+    manager.trust().start().until_ready()
+    manager.query("SELECT pg_switch_wal()")
+
+    def those() -> list[int]:
+        return [
+            int(entry.name)
+            for entry in Path("/proc").glob("[0-9]*")
+            if arguments_of(int(entry.name))[1:2] == [str(program)]
+        ]
+
+    until(those, "the command runs")
+    kill_manager(manager)
+    kill_server(manager)
+    try:
+        done = as_owner(
+            manager,
+            "site = leftovers.Site(OurFiles(DATA), leftovers.Lock.THEIRS)\n"
+            f"Path({str(began)!r}).touch()\n"
+            "print(leftovers.end_all(site), leftovers.find(site))",
+        )
+        assert done.splitlines()[-1] == "True []"
+        assert done.count("killing old processes of this data directory") == 1
+        assert not those()
+    finally:
+        while left := those():
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
 def test_a_server_of_another_directory_is_left_alone(manager: Manager, stopped: Manager) -> None:
     """Old processes are those of one data directory, of the same user or not."""
     stopped.start().until_ready()
@@ -346,34 +418,76 @@ def test_a_server_of_another_directory_is_left_alone(manager: Manager, stopped: 
 @pytest.mark.parametrize("content", ["whole", "cut"])
 @pytest.mark.parametrize("whose", [dead_pid, pid_of_others], ids=["dead", "of another user"])
 def test_a_pid_file_of_no_process_of_ours_does_not_block_the_start(
-    stopped: Manager, whose: Callable[[Manager], int], content: str
+    stopped: Manager,
+    times: Times,
+    figures: Figures,
+    whose: Callable[[Manager], int],
+    content: str,
 ) -> None:
     """A dead process, or one of another user, is no postmaster of this directory."""
     rest = lines_after_pid(stopped) if content == "whole" else ""
-    write_pid_file(stopped, f"{whose(stopped)}\n{rest}")
-    stopped.start().until_ready()
-
-    assert stopped.end() == 0
+    for _ in range(times(1, 3)):
+        write_pid_file(stopped, f"{whose(stopped)}\n{rest}")
+        serve(stopped, figures)
 
 
 @pytest.mark.parametrize("sign", ["", "-"], ids=["postmaster", "single-user server"])
 @pytest.mark.parametrize("content", ["whole", "cut"])
 def test_a_pid_file_that_names_some_process_of_ours_does_not_block_the_start(
-    stopped: Manager, content: str, sign: str
+    stopped: Manager, times: Times, figures: Figures, content: str, sign: str
 ) -> None:
     """Postgres alone would refuse: the process lives. The manager knows that it is another one."""
     rest = lines_after_pid(stopped) if content == "whole" else ""
-    with helper(stopped) as pid:
-        write_pid_file(stopped, f"{sign}{pid}\n{rest}")
-        stopped.start().until_ready()
-        assert stopped.end() == 0
-        assert is_alive(pid)
+    for _ in range(times(1, 3)):
+        with helper(stopped) as pid:
+            write_pid_file(stopped, f"{sign}{pid}\n{rest}")
+            serve(stopped, figures)
+            assert is_alive(pid)
 
 
-def test_a_pid_file_that_names_the_manager_does_not_block_the_start(stopped: Manager) -> None:
+def test_a_pid_file_that_names_a_server_of_another_directory_does_not_block_the_start(
+    manager: Manager, stopped: Manager, times: Times, figures: Figures
+) -> None:
+    """Program, user and start time fit; what it works in does not, and it is left alone."""
+    manager.trust().start().until_ready()
+    (other,) = postmasters(manager)
+    started = (manager.data / "postmaster.pid").read_text().splitlines()[2]
+    content = f"{other}\n{lines_after_pid(stopped).replace(LONG_AGO, started)}"
+    for _ in range(times(1, 3)):
+        write_pid_file(stopped, content)
+        serve(stopped, figures)
+        assert postmasters(manager) == {other}
+
+
+def test_a_pid_file_that_names_a_backend_is_not_believed(
+    manager: Manager, times: Times, figures: Figures
+) -> None:
+    """It works in the directory, but began later than the file says: it has an old pid again."""
+    manager.trust()
+    for _ in range(times(1, 3)):
+        manager.log.unlink(missing_ok=True)
+        manager.start().until_ready()
+        with manager.sql() as connection:
+            backend = connection.info.backend_pid
+            os.kill(backend, signal.SIGSTOP)
+            kill_manager(manager)
+            os.kill(postmasters(manager).pop(), signal.SIGKILL)
+            # The log's collector waits until nobody can write to it.
+            until(lambda: len(manager.postgres_processes()) <= 2, "the others have ended")
+            connection.close()
+        write_pid_file(manager, f"{backend}\n{lines_after_pid(manager)}")
+        serve(manager, figures)
+
+        assert not is_alive(backend)
+        assert own_words(manager, "stopping an old server of this data directory") == []
+
+
+def test_a_pid_file_that_names_the_manager_does_not_block_the_start(
+    stopped: Manager, times: Times, figures: Figures
+) -> None:
     """In a container, the process that has the old pid is the manager itself, again and again."""
     path = write_pid_file(stopped, f"1\n{lines_after_pid(stopped)}")
-    rest = f"printf '%s\\n' $$ '{stopped.data}' 1600000000 > '{path}' && exec \"$@\""
+    rest = f"printf '%s\\n' $$ '{stopped.data}' {LONG_AGO} > '{path}' && exec \"$@\""
 
     class Named(Manager):
         def command(self, *arguments: str) -> list[str]:
@@ -382,9 +496,8 @@ def test_a_pid_file_that_names_the_manager_does_not_block_the_start(stopped: Man
     named = Named(stopped.directory, stopped.server)
     named.settings = stopped.settings
     named.port, named.health_port = stopped.port, stopped.health_port
-    named.start().until_ready()
-
-    assert named.end() == 0
+    for _ in range(times(1, 3)):
+        serve(named, figures)
 
 
 @pytest.mark.parametrize(
@@ -392,19 +505,20 @@ def test_a_pid_file_that_names_the_manager_does_not_block_the_start(stopped: Man
     ["", "\n", "garbage\n", "\0" * 64, "0\n"],
     ids=["empty", "a line", "garbage", "zeros", "zero"],
 )
-def test_a_pid_file_that_names_no_process_is_removed(stopped: Manager, content: str) -> None:
+def test_a_pid_file_that_names_no_process_is_removed(
+    stopped: Manager, times: Times, figures: Figures, content: str
+) -> None:
     """Postgres alone would refuse such a file: nothing in it can be judged, or be of use."""
-    write_pid_file(stopped, content)
-    stopped.log.unlink()
-    stopped.start().until_ready()
-
-    assert stopped.end() == 0
-    assert own_words(stopped, "removed a postmaster.pid that names no process")
+    for _ in range(times(1, 3)):
+        write_pid_file(stopped, content)
+        stopped.log.unlink()
+        serve(stopped, figures)
+        assert own_words(stopped, "removed a postmaster.pid that names no process")
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
 def test_what_is_no_file_in_the_place_of_the_pid_file_is_refused(
-    stopped: Manager, kind: str
+    stopped: Manager, figures: Figures, kind: str
 ) -> None:
     """Nobody can tell what it is for, so a person decides."""
     path = stopped.data / "postmaster.pid"
@@ -424,6 +538,7 @@ def test_what_is_no_file_in_the_place_of_the_pid_file_is_refused(
     assert failure["code"] == "data-directory-unusable"
     assert failure["message"].startswith(f"cannot read '{path}'")
     assert "move away what is there" in failure["hint"]
+    figures.add("12 no file in its place, refused")
 
 
 def test_a_living_single_user_server_is_refused_and_the_start_goes_on_when_it_ends(

@@ -157,6 +157,7 @@ def supervise(
     stay: bool = True,
     restart: bool = True,
     grace_seconds: float = 5,
+    retry: float = 0.05,
     **options: Any,
 ) -> int:
     """Run *body* beside a supervisor, ask it to leave, and return its exit code."""
@@ -168,7 +169,11 @@ def supervise(
                 work,
                 work,
                 Policy(
-                    ladder, stay_when_failed=stay, restart_when_ended=restart, retry_seconds=0.05
+                    ladder,
+                    stay_when_failed=stay,
+                    restart_when_ended=restart,
+                    retry_seconds=retry,
+                    lock_retry_seconds=0.05,
                 ),
                 RestartBudget(maximum, 300),
                 clock=time.monotonic,
@@ -647,6 +652,18 @@ def test_a_failure_that_lasts_is_one_state_and_not_many() -> None:
     refusal = DataDirectoryInUseError("in use")
     assert supervise(body, OBEDIENT + LIVE, prepare_gives=[refusal]) == 0
     assert seen.count(State.FAILED) == 1
+
+
+def test_a_lock_is_tried_again_at_times_of_its_own() -> None:
+    """Who takes over from another container waits for no longer than that needs."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await supervisor.until({State.FAILED})
+        work.gone.set()
+        await supervisor.until({State.RUNNING})
+
+    refusal = DataDirectoryInUseError("in use")
+    assert supervise(body, OBEDIENT + LIVE, prepare_gives=[refusal], retry=3600) == 0
 
 
 def test_a_failure_whose_reason_changes_says_the_new_one() -> None:

@@ -1,7 +1,8 @@
 """A plugin of pytest for fault tests: short and long counts, and the figures that they give.
 
 With ``--soak`` only the tests that have a long count are run, with it; the figures of each fault
-are then written to ``build/faults.csv``. The table at the end of a run shows them in any case.
+are then written to ``build/faults.csv``, and held against their bounds. The table at the end of a
+run shows them in any case, and how many tests are marked ``fault``, with their time.
 """
 
 from __future__ import annotations
@@ -95,6 +96,31 @@ class Figures:
             # At once: whoever ends a run of hours keeps what it has shown.
             self._write(self._file)
 
+    def require(
+        self,
+        fault: str,
+        *,
+        detect_seconds: float | None = None,
+        ready_seconds: float | None = None,
+    ) -> None:
+        """Fail if the 99th percentile of a fault's times is not within its bound.
+
+        Only with long counts: a bound on one time that other work delays says nothing.
+        """
+        if self._file is None:
+            return
+        rounds = self._faults[fault]
+        for what, times, bound in (
+            ("seen", rounds.detect_ms, detect_seconds),
+            ("over", rounds.ready_ms, ready_seconds),
+        ):
+            worst = percentile_99(times)
+            if bound is not None:
+                assert worst is not None, f"{fault}: no time was taken until it was {what}"
+                assert worst < bound * _MILLISECONDS, (
+                    f"{fault}: {what} after {worst:.0f} ms, which should be {bound:g} s at most"
+                )
+
     def _write(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -144,7 +170,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Show the figures."""
+    """Show the figures, and what the faults took."""
+    _tell_faults(terminalreporter)
     cells = config.stash[_FIGURES].table()
     if len(cells) == 1:
         return
@@ -155,3 +182,17 @@ def pytest_terminal_summary(
         terminalreporter.write_line("  ".join([name.ljust(widths[0]), *words]))
     if config.getoption("--soak"):
         terminalreporter.write_line(f"written to {FILE}")
+
+
+def _tell_faults(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests made faults, and how long they took with all that they set up."""
+    reports = [
+        report
+        for category in ("passed", "failed", "error", "")
+        for report in terminalreporter.getreports(category)
+        if isinstance(report, pytest.TestReport) and "fault" in report.keywords
+    ]
+    if reports:
+        number = len({report.nodeid for report in reports})
+        seconds = sum(report.duration for report in reports)
+        terminalreporter.write_line(f"faults: {number} tests, {seconds:.0f} s")

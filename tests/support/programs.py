@@ -98,7 +98,8 @@ runtime = program()
 print("waiting", flush=True)
 wait_for(lambda: program() != runtime)
 began = time.monotonic()
-wait_for(lambda: program().startswith("python") or blocks_term())
+if delay >= 0:
+    wait_for(lambda: program().startswith("python") or blocks_term())
 protected = blocks_term()
 masked = time.monotonic()
 wait_for(lambda: time.monotonic() - masked >= delay)
@@ -107,7 +108,8 @@ print(json.dumps({"protected": protected, "mask_milliseconds": 1000 * (masked - 
 """
 """Sends TERM so many seconds after the entrypoint of a prepared container has blocked it.
 
-Says whether it was blocked before Python began, and after how long.
+Says whether it was blocked before Python began, and after how long. With a negative number it is
+sent as soon as the entrypoint is executed, blocked or not.
 """
 
 PLAIN_SERVER: Final = """

@@ -41,6 +41,15 @@ class Volume:
         subprocess.run([*self.inside, *command], check=True, capture_output=True)
 
 
+def fill(directory: Path, leave_bytes: int) -> Path:
+    """Fill a file system but for so many bytes; return the file that does it."""
+    filler = directory / "filler"
+    figures = os.statvfs(directory)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, figures.f_bavail * figures.f_frsize - leave_bytes)
+    return filler
+
+
 @contextlib.contextmanager
 def tmpfs(path: Path, size_bytes: int, inodes: int = 0) -> Iterator[Volume]:
     """Make *path* a file system of this size, which belongs to the owner of the directory above.
