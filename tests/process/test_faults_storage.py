@@ -35,6 +35,7 @@ MUCH_WAL: Final = (
 )
 ROWS: Final = 1000
 FREEZE_SECONDS: Final = 30
+FROZEN: Final = "24 storage frozen"
 
 
 @pytest.fixture(autouse=True)
@@ -194,33 +195,38 @@ def test_a_full_wal_volume_is_waited_for_and_costs_no_acknowledged_row(
 ) -> None:
     """The server panics once, is not started over and over, and comes back when there is space."""
     manager.trust().start().until_ready()
-    before = starts(manager)
     with Ledger(manager) as ledger:
-        with asking(lambda: livez(manager)) as live:
-            wal_volume.fill()
-            began = time.monotonic()
-            with pytest.raises(psycopg.Error):
-                manager.query(MUCH_WAL)
-            status = until_failed(manager, "disk-full", 4)
-            seen = time.monotonic() - began
-            live.until_more(times(400, 4000))
-        assert "No space left on device" in manager.logged()
-        assert starts(manager) == before
-        assert status["postgres"]["last_exit"]["cause"] == "disk-full"
+        for _ in range(times(1, 5)):
+            before = starts(manager)
+            with asking(lambda: livez(manager)) as live:
+                began = time.monotonic()
+                until_wal_is_full(manager, wal_volume)
+                seen = time.monotonic() - began
+                live.until_more(times(400, 1000))
+            assert live.codes == {200}
+            assert starts(manager) == before
 
-        wal_volume.free()
-        began = time.monotonic()
-        manager.until_ready()
-        figures.add(
-            "19 WAL volume full", detect_seconds=seen, ready_seconds=time.monotonic() - began
-        )
-        figures.require("19 WAL volume full", ready_seconds=15)
-        ledger.until_more()
-        ledger.balance().verify()
-    assert live.codes == {200}
-    assert manager.until_phase("running")["postgres"]["restarts"] == 0
-    assert starts(manager) == before + 1
+            wal_volume.free()
+            began = time.monotonic()
+            manager.until_ready()
+            ready = time.monotonic() - began
+            figures.add("19 WAL volume full", detect_seconds=seen, ready_seconds=ready)
+            ledger.until_more()
+            ledger.balance().verify()
+            assert manager.until_phase("running")["postgres"]["restarts"] == 0
+            assert starts(manager) == before + 1
+    figures.require("19 WAL volume full", ready_seconds=15)
     assert manager.end() == 0
+
+
+def until_wal_is_full(manager: Manager, volume: Volume) -> None:
+    """Fill the volume of the WAL and write more, until the manager says so."""
+    volume.fill()
+    with pytest.raises(psycopg.Error):
+        manager.query(MUCH_WAL)
+    status = until_failed(manager, "disk-full", 4)
+    assert "No space left on device" in manager.logged()
+    assert status["postgres"]["last_exit"]["cause"] == "disk-full"
 
 
 @pytest.fixture
@@ -295,37 +301,43 @@ def test_frozen_storage_stops_writers_and_nobody_else(
     manager: Manager, data_volume: Volume, times: Times, figures: Figures
 ) -> None:
     """Probes and status are answered at once, readers go on, and all goes on after the thaw."""
-    shortest = times(0, FREEZE_SECONDS)
     ready_with_rows(manager)
-    manager.settings["postgres"]["parameters"] = {"work_mem": "5MB"}
-    manager.write_settings()
+    for number in range(1, times(1, 5) + 1):
+        manager.settings["postgres"]["parameters"] = {"work_mem": f"{number}MB"}
+        manager.write_settings()
+        freeze_amid_work(manager, data_volume, times(0, FREEZE_SECONDS), figures)
+        assert rows(manager) == ROWS + number
+    figures.require(FROZEN, ready_seconds=5)
+    for name in ("livez", "status"):
+        figures.require(f"{FROZEN}: {name}", ready_seconds=0.05)
+    assert manager.end() == 0
+
+
+def freeze_amid_work(manager: Manager, volume: Volume, seconds: float, figures: Figures) -> None:
+    """Freeze the volume for *seconds* at least, with a writer, a reload and everybody who asks."""
     with contextlib.ExitStack() as waiting:
-        with data_volume.frozen(), asking(lambda: livez(manager)) as live:
+        with volume.frozen(), asking(lambda: livez(manager)) as live:
+            end, before = time.monotonic() + seconds, rows(manager)
             write = waiting.enter_context(
                 beside(lambda: manager.query("INSERT INTO kept VALUES (0)"))
             )
-            frozen_at = time.monotonic()
             with asking(lambda: status_code(manager)) as asked:
                 reload = do(manager, "reload", seconds=0)
-                live.until_more(times(200, 2000))
-                until(lambda: time.monotonic() - frozen_at >= shortest, "it was frozen so long")
-            assert rows(manager) == ROWS
+                live.until_more(200)
+                until(lambda: time.monotonic() >= end, "it was frozen for so long")
+            assert rows(manager) == before
             assert manager.probe("readyz")[0] == 200
             assert write.is_alive()
-        began = time.monotonic()
+            began = time.monotonic()
         write.join()
-        assert rows(manager) == ROWS + 1
-        figures.add("24 storage frozen", ready_seconds=time.monotonic() - began)
-    figures.require("24 storage frozen", ready_seconds=5)
+        figures.add(FROZEN, ready_seconds=time.monotonic() - began)
     path = f"/v1/operations/{reload['id']}"
     until(lambda: manager.ask("GET", path)[1]["state"] == "succeeded", "the reload goes on")
     for name, answers in (("livez", live), ("status", asked)):
         assert answers.codes == {200}
-        for seconds in answers.seconds:
-            figures.add(f"24 storage frozen: {name}", ready_seconds=seconds)
-        figures.require(f"24 storage frozen: {name}", ready_seconds=0.05)
+        for one in answers.seconds:
+            figures.add(f"{FROZEN}: {name}", ready_seconds=one)
         assert (percentile_99(answers.seconds) or 0) < 1
-    assert manager.end() == 0
 
 
 def test_a_stop_while_storage_is_frozen_says_what_it_waits_for(
