@@ -104,12 +104,12 @@ def link_wal_to_nothing(manager: Manager) -> None:
 def link_wal_to_an_empty_volume(manager: Manager) -> None:
     """Leave a link to a volume without anything of ours."""
     link_wal_to_nothing(manager)
-    (manager.directory / "volume" / "lost+found").mkdir(parents=True)
+    (manager.directory / "volume" / "lost+found").mkdir(parents=True, exist_ok=True)
 
 
 def keep_only_ours(manager: Manager) -> None:
     """Take everything out of the data directory that is not the manager's own."""
-    aside(manager).mkdir()
+    aside(manager).mkdir(exist_ok=True)
     for entry in manager.data.iterdir():
         if entry.name != "instance-manager":
             entry.rename(aside(manager) / entry.name)
