@@ -270,6 +270,8 @@ def harden(manager: Manager, numbers: tuple[signal.Signals, ...]) -> None:
     with frozen(postmaster_of(manager)):
         for number in numbers:
             manager.process.send_signal(number)
+            # The first rung comes after a last look at the databases, of a second at most.
+            until(lambda: modes(manager), "the first rung is taken")
             # An answer that was computed after the signal; none where it was the last one.
             manager.status()
         until(lambda: len(modes(manager)) >= len(RUNGS[numbers]), "all rungs are taken")
