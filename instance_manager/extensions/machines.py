@@ -6,7 +6,10 @@ Pure: bytes and texts in, values out.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from instance_manager.extensions.relocations import occurrences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,6 +49,10 @@ MACHINES: Final = {
 """The machines whose loader is emulated."""
 
 _DIRECTORIES: Final = re.compile(rb"(?:/(?:[A-Za-z0-9_.+-]+/)+\0){2,}")
+_KNOWN: Final = ("/usr/lib/", "/usr/lib64/")
+_AROUND: Final = 4096
+"""In bytes: how far from a known directory the list is looked for; all of it has a tenth."""
+_MAXIMUM_TRIES: Final = 16
 
 
 def hwcaps(machine: Machine, processor_flags: Iterable[str]) -> tuple[str, ...]:
@@ -65,8 +72,11 @@ def default_directories(loader: bytes) -> Sequence[str]:
     They lie in it as texts, one behind the other (``system_dirs``, dl-load.c), and differ between
     distributions. Empty where they can't be found.
     """
-    for match in _DIRECTORIES.finditer(loader):
-        directories = match[0].decode("ascii").split("\0")[:-1]
-        if "/usr/lib/" in directories or "/usr/lib64/" in directories:
-            return tuple(directory.rstrip("/") for directory in dict.fromkeys(directories))
+    for known in _KNOWN:
+        for at in islice(occurrences(loader, f"{known}\0".encode()), _MAXIMUM_TRIES):
+            # Not in the whole file: the expression takes milliseconds for that.
+            for match in _DIRECTORIES.finditer(loader, max(0, at - _AROUND), at + _AROUND):
+                directories = match[0].decode("ascii").split("\0")[:-1]
+                if known in directories:
+                    return tuple(each.rstrip("/") for each in dict.fromkeys(directories))
     return ()
