@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.extensions import replaced, scan
 from instance_manager.extensions.composition import loader_path
-from instance_manager.extensions.discovery import identity_of
-from instance_manager.extensions.loader_trace import unaskable
+from instance_manager.extensions.facts import identity_of
 from instance_manager.extensions.models import Severity
 from instance_manager.extensions.paths import bare_name
-from instance_manager.extensions.tracing_verdict import path_of
 from instance_manager.log import get_logger
 from instance_manager.postgres.tracing import Question, Scene
 from instance_manager.supervision.threads import in_thread
@@ -236,6 +234,9 @@ def _scene(volumes: Sequence[VolumeFacts], server: Server) -> Scene:
 
 def _questions(volumes: Sequence[VolumeFacts], settings: Settings) -> Iterator[Question]:
     """Yield the modules that may be used; what the server loads at its start is urgent."""
+    from instance_manager.extensions.loader_trace import unaskable
+    from instance_manager.extensions.tracing_verdict import path_of
+
     preloaded = {bare_name(name) for name in settings.postgres.shared_preload_libraries}
     for volume in volumes:
         preloaded.update(volume.metadata.shared_preload_libraries)

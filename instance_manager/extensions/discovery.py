@@ -1,48 +1,27 @@
-"""Discovery: what lies under the extensions root.
+"""Discovery: which volumes lie under the extensions root.
 
-Only reads, but may block on slow storage, so it runs in a thread. It judges nothing but what it
-could not read: the facts that it returns are the preflight's to judge.
+Only reads, but may block on slow storage, so it runs in a thread. What it takes to look into a
+volume is imported when there is one.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.extensions import control, metadata, signals
-from instance_manager.extensions.elf import ElfError, SharedObject, read_header
-from instance_manager.extensions.facts import (
-    ControlFacts,
-    Identity,
-    LibraryFacts,
-    PathLists,
-    RootFacts,
-    VolumeFacts,
-    join,
-)
-from instance_manager.extensions.files import FileView, mount_points, open_regular
+from instance_manager.extensions.facts import RootFacts
+from instance_manager.extensions.files import mount_points
 from instance_manager.extensions.findings import Code, finding
-from instance_manager.extensions.magic import read_magic
-from instance_manager.extensions.paths import display, inner_path, is_searchable, is_volume_name
-from instance_manager.extensions.reading import NO_TARGET, VolumeReader, dangling, is_library
+from instance_manager.extensions.paths import display
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from instance_manager.extensions.control import ControlFile
-    from instance_manager.extensions.elf import Image
-    from instance_manager.extensions.metadata import Metadata
     from instance_manager.extensions.models import Finding
     from instance_manager.settings.models import VolumeSettings
 
 _MAXIMUM_VOLUMES: Final = 256
-_MAXIMUM_CONTROL_FILES: Final = 500
-_MAXIMUM_LIBRARIES: Final = 4096
-_MAXIMUM_CONTROL_BYTES: Final = 64 * 1024
-_MAXIMUM_METADATA_BYTES: Final = 256 * 1024
-_DEFAULT_PATHS: Final = PathLists(("share",), ("lib",), ("system", "lib"), ("bin",))
 
 
 def discover(root: Path, volumes: Sequence[VolumeSettings]) -> RootFacts:
@@ -59,6 +38,10 @@ def discover(root: Path, volumes: Sequence[VolumeSettings]) -> RootFacts:
         message = f"cannot read the extensions root {str(root)!r}: {error.strerror}"
         obstacle = finding(Code.UNREADABLE, display(str(root)), display(message))
         return RootFacts(display(str(root)), (), (obstacle,))
+    if not names:
+        return RootFacts(display(str(root)), ())
+    from instance_manager.extensions.exploration import explore
+
     mounts = mount_points()
     obstacles: list[Finding] = []
     if len(names) > _MAXIMUM_VOLUMES:
@@ -67,19 +50,8 @@ def discover(root: Path, volumes: Sequence[VolumeSettings]) -> RootFacts:
     listed = {volume.name: volume for volume in volumes}
     order = [name for name in listed if name in names]
     order += [name for name in names if name not in listed]
-    found = (
-        _discover_volume(root / name, listed.get(name), mounts)
-        for name in order[:_MAXIMUM_VOLUMES]
-    )
+    found = (explore(root / name, listed.get(name), mounts) for name in order[:_MAXIMUM_VOLUMES])
     return RootFacts(display(str(root)), tuple(filter(None, found)), tuple(obstacles))
-
-
-def look_into(directory: Path, name: str) -> VolumeFacts:
-    """Return what a directory, an absolute path, holds as a volume of this name.
-
-    Its own name and how it is mounted do not count: it may be mounted elsewhere, otherwise.
-    """
-    return _explore(VolumeReader(directory), VolumeFacts(name, str(directory)), None)
 
 
 def _volume_names(root: Path) -> list[str]:
@@ -95,225 +67,3 @@ def _is_volume(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir() or (entry.is_symlink() and not Path(entry.path).exists())
     except OSError:
         return True
-
-
-def _discover_volume(
-    path: Path, settings: VolumeSettings | None, mounts: frozenset[str]
-) -> VolumeFacts | None:
-    facts = VolumeFacts(display(path.name), str(path))
-    if not is_volume_name(path.name):
-        return facts._replace(is_open=False, obstacles=(_bad_name(facts.name, path.name),))
-    try:
-        mount = os.statvfs(path)
-        is_own_device = path.stat().st_dev != path.parent.stat().st_dev
-    except OSError as error:
-        return _unreachable(facts, path, error)
-    reader = VolumeReader(path)
-    facts = _explore(reader, facts, settings)
-    return facts._replace(
-        is_mount=is_own_device or str(reader.real) in mounts,
-        read_only=bool(mount.f_flag & os.ST_RDONLY),
-        noexec=bool(mount.f_flag & os.ST_NOEXEC),
-    )
-
-
-def _unreachable(facts: VolumeFacts, path: Path, error: OSError) -> VolumeFacts | None:
-    if error.errno in NO_TARGET and path.is_symlink():
-        return facts._replace(is_open=False, obstacles=(dangling(facts.name, path, error),))
-    if error.errno == errno.ENOENT:
-        return None  # it vanished while we looked
-    message = f"{display(facts.path)} is not readable: {error.strerror}"
-    obstacle = finding(Code.UNREADABLE, facts.name, message)
-    return facts._replace(is_open=False, obstacles=(obstacle,))
-
-
-def _bad_name(shown: str, name: str) -> Finding:
-    if is_searchable(name):
-        message = f'volume name "{shown}" is not allowed'
-    else:
-        message = (
-            f'volume name "{shown}" contains a character that cannot be used in a search path'
-        )
-    return finding(Code.BAD_NAME, shown, message)
-
-
-def _explore(
-    reader: VolumeReader, facts: VolumeFacts, settings: VolumeSettings | None
-) -> VolumeFacts:
-    described = _describe(reader)
-    wished = _wished(settings, described)
-    paths = PathLists(
-        *(
-            tuple(filter(reader.is_directory, default))
-            if wish is None
-            else _given(reader, field, wish)
-            for field, default, wish in zip(PathLists._fields, _DEFAULT_PATHS, wished, strict=True)
-        )
-    )
-    return facts._replace(
-        paths=paths,
-        loader_paths_given=wished[2] is not None,
-        metadata=described,
-        controls=tuple(_controls(reader, paths.extension_control_path)),
-        libraries=tuple(_libraries(reader, paths)),
-        suffixless=frozenset(
-            name
-            for directory in paths.dynamic_library_path
-            for name in reader.files(directory) or ()
-            if "." not in name
-        ),
-        obstacles=reader.notes(),
-    )
-
-
-def _describe(reader: VolumeReader) -> Metadata:
-    content = reader.read(metadata.PATH, _MAXIMUM_METADATA_BYTES)
-    if content is None:
-        return metadata.Metadata()
-    described, problems = metadata.parse(content)
-    for problem in problems:
-        reader.note(finding(Code.METADATA, metadata.PATH, f"{metadata.PATH}: {problem}"))
-    return described
-
-
-def _wished(
-    settings: VolumeSettings | None, described: Metadata
-) -> tuple[tuple[str, ...] | None, ...]:
-    """Return the four lists of paths as they are wished: settings win, None is the default."""
-    own = (
-        described.extension_control_path,
-        described.dynamic_library_path,
-        described.ld_library_path,
-        described.bin_path,
-    )
-    if settings is None:
-        return own
-    chosen = (
-        settings.extension_control_path,
-        settings.dynamic_library_path,
-        settings.ld_library_path,
-        settings.bin_path,
-    )
-    return tuple(one if one is not None else other for one, other in zip(chosen, own, strict=True))
-
-
-def _given(reader: VolumeReader, field: str, wished: Sequence[str]) -> tuple[str, ...]:
-    paths: dict[str, None] = {}
-    for text in wished:
-        path = inner_path(text)
-        if path is None:
-            message = f"{field} has {text!r}, which is no path inside the volume"
-            reader.note(finding(Code.BAD_PATH, field, message))
-        elif reader.is_directory(path):
-            paths[path] = None
-        else:
-            message = f"{field} has {text!r}, which is no directory in the volume"
-            reader.note(finding(Code.PATH_MISSING, field, message))
-    return tuple(paths)
-
-
-def _controls(reader: VolumeReader, paths: Sequence[str]) -> Iterator[ControlFacts]:
-    seen: set[str] = set()
-    for path in paths:
-        directory = join(path, "extension")
-        for name in reader.files(directory) or ():
-            extension = name.removesuffix(".control")
-            # The first of equal names is the one that the server finds.
-            if extension == name or "--" in extension or extension in seen:
-                continue
-            if len(seen) == _MAXIMUM_CONTROL_FILES:
-                reader.note_limit(display(directory), f"{_MAXIMUM_CONTROL_FILES} control files")
-                return
-            seen.add(extension)
-            content = reader.read(join(directory, name), _MAXIMUM_CONTROL_BYTES)
-            if content is not None:
-                yield _control(reader, path, name, control.parse(content))
-
-
-def _control(reader: VolumeReader, path: str, name: str, parsed: ControlFile) -> ControlFacts:
-    # `directory` is relative to the element of the path, not to the control file's directory.
-    scripts_in = join(path, parsed.directory or "extension")
-    if parsed.directory and parsed.directory.startswith("/"):
-        scripts_in = parsed.directory
-    names = reader.files(scripts_in)
-    extension = name.removesuffix(".control")
-    own = [each for each in names or () if each.startswith(f"{extension}--")]
-    return ControlFacts(
-        directory=path,
-        extension=display(extension),
-        path=display(join(join(path, "extension"), name)),
-        control=parsed,
-        script_directory=display(scripts_in),
-        versions=None if names is None else control.installable_versions(extension, own),
-        secondary=tuple(_secondary(reader, scripts_in, own)),
-        scripts=tuple(each for each in own if each.endswith(".sql")),
-    )
-
-
-def _secondary(
-    reader: VolumeReader, directory: str, names: Sequence[str]
-) -> Iterator[tuple[str, ControlFile]]:
-    for name in names:
-        if name.endswith(".control"):
-            content = reader.read(join(directory, name), _MAXIMUM_CONTROL_BYTES)
-            if content is not None:
-                yield display(join(directory, name)), control.parse(content, secondary=True)
-
-
-def _libraries(reader: VolumeReader, paths: PathLists) -> Iterator[LibraryFacts]:
-    seen: dict[tuple[int, int, bool], LibraryFacts] = {}
-    for directory in dict.fromkeys((*paths.dynamic_library_path, *paths.ld_library_path)):
-        entries = reader.files(directory) or {}
-        names = [name for name in entries if is_library(name)]
-        if len(names) > _MAXIMUM_LIBRARIES:
-            reader.note_limit(display(directory), f"{_MAXIMUM_LIBRARIES} libraries")
-        wants_magic = directory in paths.dynamic_library_path
-        for name in names[:_MAXIMUM_LIBRARIES]:
-            place = LibraryFacts(directory, display(name))
-            try:
-                status = entries[name].stat()
-                # A library and the links to it are one file.
-                key = (status.st_dev, status.st_ino, wants_magic)
-                if key not in seen:
-                    seen[key] = _open_library(Path(entries[name].path), wants_magic=wants_magic)
-            except OSError as error:
-                reader.note_unreadable(place.path, error)
-            else:
-                yield seen[key]._replace(
-                    directory=directory, name=place.name, identity=identity_of(status)
-                )
-
-
-def identity_of(status: os.stat_result) -> Identity:
-    """Return what tells one state of a file from another."""
-    return Identity(
-        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    )
-
-
-def _open_library(path: Path, *, wants_magic: bool) -> LibraryFacts:
-    with open_regular(path) as (descriptor, size):
-        return inspect(FileView(descriptor, size), wants_magic=wants_magic)
-
-
-def inspect(image: Image, *, wants_magic: bool) -> LibraryFacts:
-    """Return what a shared object says; directory and name are left to the caller."""
-    facts = LibraryFacts("", "")
-    try:
-        header = read_header(image)
-        facts = facts._replace(
-            bits=header.bits, little_endian=header.little_endian, machine=header.machine
-        )
-        if header.is_native_form:
-            library = SharedObject(image)
-            facts = facts._replace(
-                needed=library.needed, magic=read_magic(library) if wants_magic else None
-            )
-            if facts.is_module:
-                facts = facts._replace(
-                    entry_points=signals.entry_points(library),
-                    speaks_of_preloading=signals.speaks_of_preloading(library),
-                )
-    except ElfError as error:
-        return facts._replace(problem=str(error))
-    return facts

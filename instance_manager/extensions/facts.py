@@ -6,14 +6,22 @@ the way to the first connection. Paths are relative to the volume unless said ot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.extensions.metadata import Metadata
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
     from instance_manager.extensions.control import ControlFile
+    from instance_manager.extensions.loader_trace import Trace
     from instance_manager.extensions.magic import Magic
     from instance_manager.extensions.models import Finding
+
+NO_TRACES: Final[Mapping[str, Trace]] = MappingProxyType({})
+"""What the dynamic loader says of modules, by their absolute paths: it was not asked."""
 
 
 class ServerFacts(NamedTuple):
@@ -151,3 +159,10 @@ class RootFacts(NamedTuple):
 def join(directory: str, name: str) -> str:
     """Return the path of *name* in *directory*, where ``.`` is the volume itself."""
     return name if directory == "." else f"{directory}/{name}"
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return what tells one state of a file from another."""
+    return Identity(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )

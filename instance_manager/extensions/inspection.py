@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from instance_manager.extensions import scan
 from instance_manager.extensions.control import updatable_versions
-from instance_manager.extensions.discovery import look_into
 from instance_manager.extensions.elf import ElfError, SharedObject
+from instance_manager.extensions.exploration import look_into
 from instance_manager.extensions.facts import RootFacts, ServerFacts
 from instance_manager.extensions.files import FileView, open_regular
 from instance_manager.extensions.hashing import with_content_hashes

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from instance_manager.extensions.facts import join
+from instance_manager.extensions.facts import NO_TRACES, join
 from instance_manager.extensions.findings import Code, finding
-from instance_manager.extensions.loader_trace import NO_TRACES, base_name, printable
+from instance_manager.extensions.loader_trace import base_name, printable
 from instance_manager.extensions.paths import display
 from instance_manager.extensions.tracing_verdict import Needs, asked_for, disagreement, needs_of
 

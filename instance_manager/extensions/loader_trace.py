@@ -9,13 +9,12 @@ elf/dl-version.c of glibc.
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.extensions.paths import display, is_searchable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 _MAXIMUM_OF_A_KIND: Final = 500
 _MAXIMUM_TEXT: Final = 200
@@ -61,10 +60,6 @@ class Trace(NamedTuple):
     def is_clean(self) -> bool:
         """Whether the loader has nothing against it."""
         return not (self.missing or self.versions or self.undefined or self.refusal or self.stop)
-
-
-NO_TRACES: Final[Mapping[str, Trace]] = MappingProxyType({})
-"""Nobody was asked."""
 
 
 def unaskable(module: str) -> str:

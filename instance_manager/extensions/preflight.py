@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from instance_manager.errors import PreflightError
-from instance_manager.extensions import advice, environment, preloading
+from instance_manager.extensions import environment, preloading
 from instance_manager.extensions.composition import loader_path
+from instance_manager.extensions.facts import NO_TRACES
 from instance_manager.extensions.findings import REFUSING, Code, finding
 from instance_manager.extensions.library_search import split_list
-from instance_manager.extensions.loader_trace import NO_TRACES
 from instance_manager.extensions.models import (
     Extension,
     Library,
@@ -24,7 +24,6 @@ from instance_manager.extensions.models import (
     Volume,
 )
 from instance_manager.extensions.paths import bare_name, display
-from instance_manager.extensions.tracing_verdict import asked_for, judge_traces
 from instance_manager.extensions.volumes import FIRST_MAJOR, is_empty, judge_volume
 
 if TYPE_CHECKING:
@@ -85,14 +84,18 @@ def judge(
         for volume in root.volumes
     }
     accused: tuple[VolumeFacts, ...] = ()
-    if server.major >= FIRST_MAJOR:
+    # A start without volumes does without what judges them.
+    is_judged = bool(root.volumes) and server.major >= FIRST_MAJOR
+    if is_judged:
         _note_missing_modules(root.volumes, server, findings)
         _note_conflicts(root.volumes, listed, findings)
         # A volume that a conflict took away may have held what another one needs.
         _note_missing_modules(root.volumes, server, findings)
         accused = _note_loading(root.volumes, server, settings, findings, traces, loader)
     accepted = _accepted(root.volumes, findings)
-    if server.major >= FIRST_MAJOR:
+    if is_judged:
+        from instance_manager.extensions import advice
+
         for name, found in advice.judge(root.volumes, accepted, server, settings, is_there):
             findings[name].append(found)
     return Verdict(
@@ -170,6 +173,8 @@ def _note_loading(
 
     The loader decides where it was asked, and its emulation explains: it says where was searched.
     """
+    from instance_manager.extensions.tracing_verdict import asked_for, judge_traces
+
     untried = _accepted(volumes, findings)
     preloaded = frozenset(map(bare_name, settings.postgres.shared_preload_libraries))
     asked, lent = asked_for(volumes, preloaded), _lent(volumes, traces, loader)

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from instance_manager.extensions import preloading
 from instance_manager.extensions.composition import Base, compose
 from instance_manager.extensions.discovery import discover
-from instance_manager.extensions.facts import RootFacts
+from instance_manager.extensions.facts import NO_TRACES, RootFacts
 from instance_manager.extensions.files import is_there
 from instance_manager.extensions.findings import Code
-from instance_manager.extensions.loader_trace import NO_TRACES
 from instance_manager.extensions.models import ExtensionsReport, PendingAction
 from instance_manager.extensions.paths import join_search_path, split_search_path
 from instance_manager.extensions.preflight import LoaderView, judge

@@ -13,13 +13,13 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.errors import InstanceManagerError
-from instance_manager.extensions.loader_trace import Trace, parse, trace_variables
 from instance_manager.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
     from pathlib import Path
 
+    from instance_manager.extensions.loader_trace import Trace
     from instance_manager.supervision.children import Children
 
 _log: Final = get_logger()
@@ -112,6 +112,9 @@ class Tracer:
 
     async def _run(self, module: str, library_path: str, deadline_seconds: float) -> Trace | None:
         """Return what the loader says, or None where it can't be asked."""
+        # Here, since a start without volumes asks nothing.
+        from instance_manager.extensions.loader_trace import parse, trace_variables
+
         preloaded = "" if module == str(self._program) else module
         try:
             done = await self._children.run(

@@ -21,8 +21,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from instance_manager.extensions.control import installable_versions, parse, parse_boolean
-from instance_manager.extensions.discovery import inspect
 from instance_manager.extensions.elf import ElfError, SharedObject
+from instance_manager.extensions.exploration import inspect
 from instance_manager.extensions.facts import ServerFacts
 from instance_manager.extensions.magic import MagicBlock, candidates, read_magic
 from instance_manager.extensions.scan import examine

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from instance_manager.extensions.discovery import inspect
+from instance_manager.extensions.exploration import inspect
 from instance_manager.extensions.files import FileView, open_regular
 from instance_manager.extensions.linking import Linking
 from instance_manager.extensions.objects import ObjectFiles, ObjectStore, prepare

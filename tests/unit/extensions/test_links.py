@@ -8,6 +8,7 @@ import pytest
 
 from instance_manager.extensions.control import parse
 from instance_manager.extensions.facts import (
+    NO_TRACES,
     ControlFacts,
     LibraryFacts,
     PathLists,
@@ -16,7 +17,7 @@ from instance_manager.extensions.facts import (
     VolumeFacts,
 )
 from instance_manager.extensions.links import Loading, judge_links
-from instance_manager.extensions.loader_trace import NO_TRACES, Trace, UndefinedSymbol
+from instance_manager.extensions.loader_trace import Trace, UndefinedSymbol
 from instance_manager.extensions.magic import Magic
 from instance_manager.extensions.metadata import Metadata
 from instance_manager.extensions.models import Finding

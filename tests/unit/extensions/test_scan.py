@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,26 @@ from instance_manager.settings.models import Settings
 
 MakeVolume = Callable[..., Path]
 MakeSettings = Callable[..., Settings]
+_LOOK = """
+import sys
+import instance_manager.commands.run
+from pathlib import Path
+from instance_manager.extensions.facts import ServerFacts
+from instance_manager.extensions.scan import examine
+from instance_manager.settings.models import Settings
+settings, server = Settings.model_validate({}), ServerFacts(18, "x86_64", program="/bin/sh")
+root = Path(sys.argv[1])
+examine(settings, server, base_path="", base_ld_library_path=None, root=root)
+print(*sys.modules)
+"""
+_ONLY_FOR_VOLUMES = {
+    f"instance_manager.{name}"
+    for name in (
+        *("databases", "postgres.rehearsal", "extensions.exploration", "extensions.elf"),
+        *("extensions.magic", "extensions.control", "extensions.objects", "extensions.links"),
+        *("extensions.linking", "extensions.loader_trace", "extensions.advice"),
+    )
+}
 CONTROL = "default_version = '1.0'\nmodule_pathname = '$libdir/sample'\n"
 
 
@@ -121,3 +144,22 @@ def test_a_relative_root_is_made_absolute(
     monkeypatch.chdir(tmp_path)
 
     assert _examine(settings(), server, Path("volumes")).report.root == f"{tmp_path}/volumes"
+
+
+def _imported(root: Path) -> set[str]:
+    """Return what a manager that is to run has imported once it has looked."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", _LOOK, str(root)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return set(done.stdout.split())
+
+
+def test_a_start_without_volumes_imports_nothing_that_only_volumes_need(
+    volume: MakeVolume, module: bytes, tmp_path: Path
+) -> None:
+    """It costs milliseconds on the way to the first connection."""
+    (tmp_path / "none").mkdir()
+    root = volume("sample", _files(module)).parent
+
+    assert not _imported(tmp_path / "none") & _ONLY_FOR_VOLUMES
+    assert "instance_manager.extensions.exploration" in _imported(root)

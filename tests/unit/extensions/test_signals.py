@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from instance_manager.extensions.discovery import inspect
 from instance_manager.extensions.elf import SharedObject
+from instance_manager.extensions.exploration import inspect
 from instance_manager.extensions.signals import (
     JIT_PROVIDER,
     OUTPUT_PLUGIN,
