@@ -7,7 +7,7 @@ needs it; under ``refuse`` any error forbids the start. A warning never does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.errors import PreflightError
 from instance_manager.extensions import environment, preloading
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from instance_manager.extensions.loader_trace import Trace
     from instance_manager.extensions.models import ExtensionsReport, Finding
     from instance_manager.settings.models import Settings, VolumeSettings
+
+_NOT_READ: Final = frozenset({Code.UNREADABLE, Code.DANGLING_LINK})
 
 
 class Verdict(NamedTuple):
@@ -422,7 +424,10 @@ def _refusing(
 
 
 def _holds(volume: Volume, name: str) -> bool:
-    files = {f"{volume.path}/{library.path}" for library in volume.libraries}
+    paths = [library.path for library in volume.libraries]
+    # What can't be read is there all the same.
+    paths += [each.subject for each in volume.findings if each.code in _NOT_READ]
+    files = {f"{volume.path}/{path}" for path in paths}
     if "/" in name:
         return name in files or f"{name}.so" in files
     return any(file.endswith((f"/{name}", f"/{name}.so")) for file in files)

@@ -14,6 +14,35 @@ _DYNAMIC = 2
 _LOAD = 1
 _INIT, _INIT_ARRAY = 12, 25
 _ILLEGAL = {"x86_64": b"\x0f\x0b", "aarch64": bytes(4)}[os.uname().machine]
+_FUNCTIONS = {
+    "x86_64": {
+        # mov eax, 34 (pause); syscall; back to it
+        "waits for ever": "b822000000 0f05 ebf7",
+        # jmp to itself
+        "loops for ever": "ebfe",
+        # xor edi, edi or mov edi, 1; mov eax, 231 (exit_group); syscall
+        "exits with 0": "31ff b8e7000000 0f05",
+        "exits with 1": "bf01000000 b8e7000000 0f05",
+        # mov eax, 57 (fork); syscall; test eax, eax; jz over the ret, to a pause for ever
+        "leaves a process": "b839000000 0f05 85c0 7401 c3 b822000000 0f05 ebf7",
+        # xor eax, eax; mov [rax], eax
+        "writes to address 0": "31c0 8900",
+    },
+    "aarch64": {
+        # ppoll(0, 0, 0, 0)
+        "waits for ever": "000080d2 010080d2 020080d2 030080d2 280980d2 010000d4 faffff17",
+        "loops for ever": "00000014",
+        # exit_group
+        "exits with 0": "000080d2 c80b80d2 010000d4",
+        "exits with 1": "200080d2 c80b80d2 010000d4",
+        # clone(SIGCHLD, 0, 0, 0, 0); cbz over the ret, to a ppoll for ever
+        "leaves a process": "200280d2 010080d2 020080d2 030080d2 040080d2 881b80d2 010000d4"
+        "400000b4 c0035fd6 000080d2 010080d2 020080d2 030080d2 280980d2 010000d4 faffff17",
+        "writes to address 0": "000080d2 000000f9",
+    },
+}
+"""What functions that end badly are made of, by what they do."""
+FUNCTIONS = {name: bytes.fromhex(code) for name, code in _FUNCTIONS[os.uname().machine].items()}
 
 
 def renamed(module: bytes, old: str, new: str) -> bytes:
@@ -33,10 +62,28 @@ def without_library(module: bytes, name: str = "libgone.so.1") -> bytes:
 
 def with_fatal_code(module: bytes, function: str) -> bytes:
     """Return a module in which calling *function* is an illegal instruction."""
+    return with_code(module, function, _ILLEGAL)
+
+
+def with_code(module: bytes, function: str, code: bytes) -> bytes:
+    """Return a module in which a function begins with other instructions."""
     symbol = SharedObject(module).find_symbol(function.encode())
     assert symbol is not None
     at = _offset(module, symbol.address)
-    return module[:at] + _ILLEGAL + module[at + len(_ILLEGAL) :]
+    return module[:at] + code + module[at + len(code) :]
+
+
+def for_postgres_17(module: bytes) -> bytes:
+    """Return a module whose magic block is that of PostgreSQL 17, which is shorter."""
+    ours, theirs = struct.pack("<iii", 72, 1800, 100), struct.pack("<iii", 56, 1700, 100)
+    assert module.count(ours) == 1
+    return module.replace(ours, theirs)
+
+
+def for_another_machine(library: bytes) -> bytes:
+    """Return an object whose header names the other of the two machines."""
+    (machine,) = struct.unpack_from("<H", library, 18)
+    return library[:18] + struct.pack("<H", {62: 183, 183: 62}[machine]) + library[20:]
 
 
 def with_fatal_constructor(module: bytes) -> bytes:

@@ -366,6 +366,26 @@ def test_a_preloaded_library_of_a_quarantined_volume_forbids_the_start(
     assert refused.hint.endswith(f'or take "{name}" out of postgres.shared_preload_libraries')
 
 
+@pytest.mark.parametrize("code", [Code.UNREADABLE, Code.DANGLING_LINK])
+def test_a_preloaded_library_that_can_not_be_read_is_not_called_missing(
+    volume_facts: MakeVolume, settings: MakeSettings, code: Code
+) -> None:
+    """It is in a volume that is quarantined for it: that says more than EXT051."""
+    wanting = settings(preload=["vector"])
+    volume = volume_facts("bad", "other")
+    unread = finding(code, "lib/vector.so", "it can't be read")
+    report = _report(_judge(wanting, volume._replace(obstacles=(unread,))))
+    missing = finding(Code.PRELOAD_MISSING, "vector", "it is missing")
+
+    refused = refusal(report.model_copy(update={"findings": (missing,)}), wanting)
+
+    assert refused is not None
+    assert refused.message == (
+        'cannot start postgres: shared_preload_libraries names "vector", which only the'
+        f' quarantined volume "bad" holds: {code} it can\'t be read'
+    )
+
+
 def test_a_preloaded_library_that_is_elsewhere_too_starts(
     volume_facts: MakeVolume, settings: MakeSettings
 ) -> None:
