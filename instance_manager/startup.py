@@ -209,9 +209,9 @@ class Startup:
                 return Event.DIRECTORY_EMPTY
         with self._timed("configuration"):
             await self.configure()
-        if self._preloads():
+        if any(loading := self._trial.loading(self.settings)):
             with self._timed("rehearsal"):
-                await self._trial.before_start(self._render(), self._server_environment())
+                await self._trial.before_start(self._render(), self._server_environment(), loading)
         ports.require_free(self.settings.postgres)
         return Event.PREPARED
 
@@ -264,7 +264,8 @@ class Startup:
         """
         await self.look_at_volumes()
         with self._timed("rehearsal"):
-            await self._trial.require(self._render(), self._server_environment())
+            loading = self._trial.loading(self.settings)
+            await self._trial.require(self._render(), self._server_environment(), loading)
 
     async def reread_settings(self) -> Settings:
         """Read the settings again and return them; what needs a new start stays as it is.
@@ -408,10 +409,6 @@ class Startup:
             self.version = await binaries.read_version(
                 self.place.binaries, self._children, self.place.tools
             )
-
-    def _preloads(self) -> bool:
-        """Whether the server that is prepared runs code of libraries while it starts."""
-        return bool(self.examination and self.examination.report.composed.shared_preload_libraries)
 
     def _is_empty(self) -> bool:
         assert self.version is not None  # noqa: S101 - prepare() has read it

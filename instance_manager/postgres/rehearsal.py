@@ -12,27 +12,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from dataclasses import dataclass
+import signal
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.configuration.parameters import TAKEN_FROM_AUTO_CONF
 from instance_manager.configuration.writing import take_out_auto_entries
-from instance_manager.errors import DataDirectoryDamagedError
-from instance_manager.postgres import control_data, data_directory, process
+from instance_manager.errors import DataDirectoryDamagedError, UnresponsiveError
+from instance_manager.postgres import control_data, data_directory, process, processes
 from instance_manager.postgres.endings import LastWords, classify, said_on_stderr
+from instance_manager.supervision.endings import Cause, Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from instance_manager.postgres.binaries import Binaries
     from instance_manager.supervision.children import Children, Completed
-    from instance_manager.supervision.endings import Ending
     from instance_manager.supervision.threads import Serial
 
 _DEADLINE_SECONDS: Final = 60.0
 _TRIES: Final = 5
 _STRIKE_SECONDS: Final = 1.0
+_WITHOUT_LIBRARY: Final = frozenset(
+    {Cause.BAD_CONFIGURATION, Cause.DISK_FULL, Cause.OUT_OF_MEMORY}
+)
+"""What ends a server before it comes to its libraries."""
 _AUTO_CONF: Final = "postgresql.auto.conf"
 _SERVERS_OWN: Final = frozenset(
     {
@@ -47,7 +52,9 @@ _SERVERS_OWN: Final = frozenset(
 class Rehearsal:
     """What is tried: the start in *data_directory* with *configuration*, the text of our file.
 
-    *stage* is a path of our own where nothing else is; *environment* is the server's.
+    *stage* is a path of our own where nothing else is; *environment* is the server's, *libraries*
+    are those that it loads at its start, in their order, *session_libraries* those that each
+    session loads.
     """
 
     binaries: Binaries
@@ -55,45 +62,141 @@ class Rehearsal:
     stage: Path
     configuration: str
     environment: Mapping[str, str]
+    libraries: Sequence[str] = ()
+    session_libraries: Sequence[str] = ()
 
 
-async def rehearse(children: Children, rehearsal: Rehearsal, turn: Serial) -> Ending | None:
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the start would fail, and at which library, if it is known to be one."""
+
+    ending: Ending
+    library: str = ""
+    is_silent: bool = False
+    """Whether the server itself did not say why: it crashed, or had no end."""
+
+
+async def rehearse(children: Children, rehearsal: Rehearsal, turn: Serial) -> Failure | None:
     """Try the start; return why it failed, or None where it did not.
 
-    *turn* keeps the work on files of one manager in order.
+    One that has no end within a minute has failed: so would the start, without a word. *turn*
+    keeps the work on files of one manager in order.
 
     Raises:
         OSError: the stage can't be set.
         DataDirectoryError: the data directory can't be read.
         StartError: the program can't be executed.
-        UnresponsiveError: it did not end in time.
     """
     try:
         await turn.run("rehearsal", _set_stage, rehearsal)
-        done = await children.run(
-            "a trial of the start",
-            [
-                *process.arguments(rehearsal.binaries, rehearsal.stage),
-                # The user's own file may name another directory: no file outdoes this.
-                *("-c", f"data_directory={rehearsal.stage}"),
-                *("-C", "shared_memory_size"),
-            ],
-            environment=rehearsal.environment,
-            deadline_seconds=_DEADLINE_SECONDS,
-        )
+        failure = await _try_libraries(children, rehearsal, None)
+        if failure is None and rehearsal.session_libraries:
+            libraries = (*rehearsal.libraries, *rehearsal.session_libraries)
+            more = replace(rehearsal, libraries=libraries)
+            failure = await _try_libraries(children, more, libraries)
+            # What is loaded too early may refuse that, in words, and do well in sessions.
+            return failure if failure and failure.is_silent else None
+        return failure
     finally:
         # The next one strikes what is left; storage that hangs must not hold up who gave this up.
         striking = asyncio.create_task(turn.run("rehearsal", _strike, rehearsal.stage))
         await asyncio.wait({striking}, timeout=_STRIKE_SECONDS)
-    return None if done.status.is_success else _why(done)
 
 
-def _why(done: Completed) -> Ending:
-    said = tuple(filter(None, map(said_on_stderr, done.errors.splitlines())))
-    return classify(done.status, LastWords(own=said), memory_ran_out=False)
+async def _try_libraries(
+    children: Children, rehearsal: Rehearsal, chosen: Sequence[str] | None
+) -> Failure | None:
+    """Try it on the stage, and find out which library is at fault."""
+    try:
+        failure = await _try(children, rehearsal, chosen)
+    except UnresponsiveError as error:
+        return _endless(error, rehearsal.libraries)
+    if failure is None or failure.ending.cause in _WITHOUT_LIBRARY:
+        return failure
+    library = await _library_at_fault(children, rehearsal)
+    if not library:
+        return failure
+    message = f'{failure.ending.message}, when "{library}" was loaded'
+    return Failure(Ending(failure.ending.cause, message), library, failure.is_silent)
+
+
+async def _try(
+    children: Children, rehearsal: Rehearsal, chosen: Sequence[str] | None
+) -> Failure | None:
+    """Try it once: with the *chosen* libraries, or with what the configuration says."""
+    own = []
+    if chosen is not None:
+        own = ["-c", f"shared_preload_libraries={', '.join(map(_quoted, chosen))}"]
+    done = await children.run(
+        "a trial of the start",
+        [
+            *process.arguments(rehearsal.binaries, rehearsal.stage),
+            # The user's own file may name another directory: no file outdoes this.
+            *("-c", f"data_directory={rehearsal.stage}"),
+            *own,
+            *("-C", "shared_memory_size"),
+        ],
+        environment=rehearsal.environment,
+        deadline_seconds=_DEADLINE_SECONDS,
+    )
+    return None if _has_passed(done) else _why(done)
+
+
+def _quoted(library: str) -> str:
+    escaped = library.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def _has_passed(done: Completed) -> bool:
+    """Say whether the server came to its answer, a number: a library may end it with code 0."""
+    return done.status.is_success and any(map(str.isdecimal, done.output.split()))
+
+
+def _why(done: Completed) -> Failure:
+    lines = () if done.status.is_success else done.errors.splitlines()
+    said = tuple(filter(None, map(said_on_stderr, lines)))
+    ending = classify(done.status, LastWords(own=said), memory_ran_out=False)
+    cause = Cause.ERROR if done.status.is_success else ending.cause
+    if ending.message:
+        return Failure(Ending(cause, ending.message))
+    return Failure(Ending(cause, f"it ended with {done.status}"), is_silent=True)
+
+
+def _endless(error: UnresponsiveError, libraries: Sequence[str]) -> Failure:
+    which = ", ".join(f'"{name}"' for name in libraries)
+    message = f"{error.message}, with {which} to be loaded" if which else error.message
+    library = libraries[0] if len(libraries) == 1 else ""
+    return Failure(Ending(Cause.ERROR, message), library, is_silent=True)
+
+
+async def _library_at_fault(children: Children, rehearsal: Rehearsal) -> str:
+    """Return the library with which the start begins to fail.
+
+    The server does not say which one it loads, and who crashes says nothing at all. Empty if it
+    fails without any, or if one that has failed has no end now.
+    """
+    libraries = rehearsal.libraries
+    passing, failing = -1, len(libraries)
+    try:
+        while failing - passing > 1:
+            middle = (passing + failing) // 2
+            if await _try(children, rehearsal, libraries[:middle]) is None:
+                passing = middle
+            else:
+                failing = middle
+    except UnresponsiveError:
+        return ""
+    return libraries[failing - 1] if failing else ""
 
 
 def _strike(stage: Path) -> None:
+    """Take the stage away, and who is left on it: a library may have made processes."""
+    place = processes.identity_of(stage)
+    if place is None:
+        return
+    for one in processes.others_of_mine():
+        if one.directory == place:
+            one.signal(signal.SIGKILL)
     shutil.rmtree(stage, ignore_errors=True)
 
 
