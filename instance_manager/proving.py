@@ -203,6 +203,9 @@ async def prove(tracer: Tracer, look: Look, until: float) -> tuple[Examination, 
             return examination, True
         questions = list(islice(_questions(tried, look.settings), _MOST_MODULES))
         answers = await tracer.ask(questions, _scene(tried, look.server), until)
+        if (program := look.server.facts.program) in answers:
+            # Without whom it blames it is clean: that must not clear them again, for ever.
+            answers[program] = _joined(traces.get(program), answers[program])
         is_news = any(_is_news(trace, traces.get(module)) for module, trace in answers.items())
         # An answer that clears a volume is news, too.
         is_news = is_news or bool(examination.accused and answers.keys() - traces.keys())
@@ -210,6 +213,19 @@ async def prove(tracer: Tracer, look: Look, until: float) -> tuple[Examination, 
         if not is_news:
             asked = {question.module for question in questions}
             return examination, asked <= answers.keys()
+
+
+def _joined(before: Trace | None, now: Trace) -> Trace:
+    """Return what two traces of the server complain of, each with other volumes in its way."""
+    if before is None:
+        return now
+    return now._replace(
+        resolved=tuple(dict.fromkeys((*before.resolved, *now.resolved))),
+        missing=tuple(dict.fromkeys((*before.missing, *now.missing))),
+        versions=tuple(dict.fromkeys((*before.versions, *now.versions))),
+        undefined=tuple(dict.fromkeys((*before.undefined, *now.undefined))),
+        stop=before.stop or now.stop,
+    )
 
 
 def _is_news(trace: Trace, before: Trace | None) -> bool:

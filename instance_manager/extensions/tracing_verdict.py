@@ -129,7 +129,8 @@ def _judge_server(volume: VolumeFacts, trace: Trace) -> Iterator[Finding]:
     if trace.stop.startswith(place):
         blamed.append(_inside(volume, trace.stop))
     taken = [_inside(volume, path) for _, path in trace.resolved if path.startswith(place)]
-    if trace.undefined and taken and not blamed:
+    # Where a version is missing, what is undefined is the doing of the library that lacks it.
+    if trace.undefined and taken and not trace.versions:
         symbols = _listed([each.name for each in trace.undefined])
         blamed.append(f"{_listed(taken)} is taken for the server's own, and lacks {symbols}")
     if blamed:

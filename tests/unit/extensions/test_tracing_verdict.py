@@ -115,6 +115,23 @@ def test_who_breaks_the_server_is_named(
     assert found["sample"] == []
 
 
+def test_a_library_that_lacks_a_version_is_blamed_for_what_is_undefined(
+    volume_facts: MakeVolume, settings: MakeSettings
+) -> None:
+    """And no other one that the server gets from another volume."""
+    trace = Trace(
+        resolved=(("libz.so.1", "/extensions/sample/system/libz.so.1"),),
+        versions=(VersionNeed("/extensions/bad/system/libm.so.6", "GLIBC_9", PROGRAM),),
+        undefined=(UndefinedSymbol("lgamma", PROGRAM),),
+    )
+    volumes = volume_facts("bad", "other"), volume_facts("sample")
+
+    found = _findings(settings(), {PROGRAM: trace}, *volumes)
+
+    assert [one.code for one in found["bad"]] == ["EXT048"]
+    assert found["sample"] == []
+
+
 def test_a_clean_trace_says_nothing(volume_facts: MakeVolume, settings: MakeSettings) -> None:
     """Nor does a trace of a module that is not there any more."""
     traces = {MODULE: Trace(), "/extensions/gone/lib/x.so": BAD}
