@@ -29,7 +29,6 @@ from tests.support.plain_server import PlainServer, run_as
 from tests.support.volumes import tmpfs
 
 PROJECT = Path(__file__).parents[2]
-MIB = 1024 * 1024
 Report = dict[str, Any]
 
 
@@ -206,7 +205,7 @@ class Lab:
         for name, row in QUARANTINED.items():
             row.make(self.volumes, name)
         if IS_ROOT:
-            mount = ends.enter_context(tmpfs(self.root / "noexec", MIB))
+            mount = ends.enter_context(tmpfs(self.root / "noexec", 1 << 20))
             for directory in ("lib", "share/extension"):
                 (mount.path / directory).mkdir(parents=True)
             (mount.path / "lib" / "noexec.so").write_bytes(self.volumes.vector())
@@ -256,9 +255,8 @@ def lab(server: Demonstration) -> Iterator[Lab]:
 
 def test_the_server_runs_with_the_rest_and_met_none_of_it(lab: Lab) -> None:
     """It was started once, says nothing of any volume, and the good one works."""
-    status = lab.manager.status()
-    assert status is not None
-    assert (status["phase"], status["postgres"]["restarts"]) == ("running", 0)
+    status = lab.manager.until_phase("running")
+    assert status["postgres"]["restarts"] == 0
     assert "FATAL" not in lab.manager.logged()
     expected = {*QUARANTINED, "noexec"} if IS_ROOT else set(QUARANTINED)
     assert set(lab.quarantined()) == expected
@@ -363,7 +361,6 @@ def test_of_two_volumes_with_one_extension_the_first_wins_in_silence(lab: Lab) -
             "SELECT default_version::text FROM pg_available_extensions WHERE name='twin'"
         )
         log = plain.log.read_text()
-
     assert (told["subject"], told["severity"]) == ("twin", "warning")
     assert "provided by twin1 and twin2; twin1 wins" in told["message"]
     assert said == "[('1.0',)]"
