@@ -193,6 +193,7 @@ def _judge_files(
     """Yield what each file of the volumes lacks: the modules first, then what none has loaded."""
     asked = asked_for(loading.volumes, loading.preloaded)
     loaded: set[Hashable] = set()
+    beside = {volume.name: _third_party(volume) for volume in loading.volumes}
     for is_module in (True, False):
         chosen = {
             file.identity: (volume, library, file.path)
@@ -204,11 +205,26 @@ def _judge_files(
         for (volume, library, path), linking in zip(chosen.values(), linkings, strict=True):
             loaded.update(each.identity for each in linking.loaded)
             is_asked = is_module and library.name.removesuffix(".so") in asked
+            at_hand = frozenset[str]() if is_module else beside[volume.name]
             trace = traces.get(path)
             if trace is not None and (differs := _differing(library, trace, linking)):
                 yield volume.name, differs
-            for each in _judge(volume, library, linking, lent, trace, is_asked=is_asked):
+            complaints = _complaints(volume, linking, lent, at_hand)
+            for each in _judge(library, complaints, trace, is_asked=is_asked):
                 yield volume.name, each
+            if is_module:
+                for each in _judge_lent(volume, library, linking, lent):
+                    yield volume.name, each
+
+
+def _third_party(volume: VolumeFacts) -> frozenset[str]:
+    """Return the names in the volume's directories for the loader.
+
+    Where no module needs any of them, they are not in LD_LIBRARY_PATH: then one that needs another
+    does not find it, and lacks nothing for all that.
+    """
+    directories = volume.paths.ld_library_path
+    return frozenset(each.name for each in volume.libraries if each.directory in directories)
 
 
 def _differing(library: LibraryFacts, trace: Trace, linking: Linking) -> Finding | None:
@@ -282,17 +298,17 @@ def _is_searched(volume: VolumeFacts, library: LibraryFacts) -> bool:
 
 
 def _judge(
-    volume: VolumeFacts,
     library: LibraryFacts,
-    linking: Linking,
-    lent: Collection[bytes],
+    complaints: Iterable[tuple[Code, str]],
     trace: Trace | None,
     *,
     is_asked: bool,
 ) -> Iterator[Finding]:
     path = library.path
-    confirmed = _codes_of(trace) if trace is not None else None
-    for code, message in _complaints(volume, linking, lent):
+    # Where the loader gave up, it has not looked at the rest.
+    is_whole = trace is not None and not (trace.stop or trace.refusal)
+    confirmed = _codes_of(trace) if trace is not None and is_whole else None
+    for code, message in complaints:
         if confirmed is not None and code not in confirmed:
             continue  # the loader itself has no such complaint
         if is_asked or code is Code.BAD_LIBRARY:
@@ -300,17 +316,27 @@ def _judge(
         else:
             text = f"{message}; nothing that is known to be used loads {path}"
             yield finding(Code.UNUSED_MISSING_LIBRARY, path, text)
+
+
+def _judge_lent(
+    volume: VolumeFacts, library: LibraryFacts, linking: Linking, lent: Collection[bytes]
+) -> Iterator[Finding]:
+    if linking.missing or linking.unloadable or linking.versions:
+        return  # they may be in there
     for needed_by, names in _by_object(linking, lent, lent_only=True).items():
         text = f"{_shown(volume, needed_by)}: only another module defines the symbol{_list(names)}"
         text += "; that one must be loaded first"
-        yield finding(Code.UNUSED_MISSING_LIBRARY, path, text)
+        yield finding(Code.UNUSED_MISSING_LIBRARY, library.path, text)
 
 
 def _complaints(
-    volume: VolumeFacts, linking: Linking, lent: Collection[bytes]
+    volume: VolumeFacts, linking: Linking, lent: Collection[bytes], at_hand: Collection[str]
 ) -> Iterator[tuple[Code, str]]:
+    """Yield all that is wrong; a library *at_hand* is not missing, though it is not found."""
     path = _shown(volume, linking.path)
     for name, needed_by, searched in linking.missing:
+        if name in at_hand:
+            continue
         who = "" if needed_by == linking.path else f" (required by {_shown(volume, needed_by)})"
         yield Code.MISSING_LIBRARY, f"{path} needs {name}{who}, not found in {_places(searched)}"
     for bad in linking.unloadable:

@@ -90,15 +90,18 @@ class World:
         assert made is not None
         return made
 
-    def findings(self, *preloaded: str) -> dict[str, list[Finding]]:
+    def findings(
+        self, *preloaded: str, library_path: str | None = None
+    ) -> dict[str, list[Finding]]:
         path = ":".join(f"{volume.path}/system" for volume in self.volumes)
+        path = path if library_path is None else library_path
         loading = Loading(self.volumes, preloaded, SERVER, LIBRARIES, "", path)
         return judge_links(loading, self.linkers())
 
-    def told(self, *preloaded: str) -> list[tuple[str, str, str]]:
+    def told(self, *preloaded: str, library_path: str | None = None) -> list[tuple[str, str, str]]:
         return [
             (name, each.code, each.message)
-            for name, found in self.findings(*preloaded).items()
+            for name, found in self.findings(*preloaded, library_path=library_path).items()
             for each in found
         ]
 
@@ -195,6 +198,54 @@ def test_a_library_that_no_module_loads_is_no_error(world: World) -> None:
             ),
         )
     ]
+
+
+def test_of_libraries_that_no_module_loads_what_lies_beside_them_is_not_missing(
+    world: World,
+) -> None:
+    """Without the one that a module needs, nothing needs the directory in LD_LIBRARY_PATH."""
+    files: Files = {
+        "lib/m.so": MISSING,
+        "system/libdec.so.1": {"needed": ["libcommon.so.1"], "wants": ["common"]},
+        "system/libcommon.so.1": {"soname": "libcommon.so.1", "exports": ["common"]},
+        "system/libother.so.1": {"needed": ["libgone.so.1"]},
+    }
+    world.volume("v", files, "$libdir/m")
+
+    told = world.told(library_path="")
+
+    assert [(code, message.partition(", ")[0]) for _, code, message in told] == [
+        ("EXT040", "lib/m.so needs libgeos.so.1"),
+        ("EXT047", "system/libother.so.1 needs libgone.so.1"),
+    ]
+
+
+def test_a_module_needs_the_directory_of_its_libraries(world: World) -> None:
+    """What lies where the loader does not look is missing for a module."""
+    world.volume("v", {"lib/m.so": MISSING, "system/libgeos.so.1": {}}, "$libdir/m")
+
+    assert [code for _, code, _ in world.told(library_path="")] == ["EXT040"]
+
+
+def test_a_missing_library_is_told_beside_a_version_that_another_lacks(world: World) -> None:
+    """Both are to be mended."""
+    module = {"needed": ["libc.so.6", "libgeos.so.1"], "needs": {"libc.so.6": ["C_2"]}}
+    world.volume("v", {"lib/m.so": module}, "$libdir/m")
+
+    assert [code for _, code, _ in world.told()] == ["EXT040", "EXT041"]
+
+
+@pytest.mark.parametrize("trace", [Trace(stop="why"), Trace(refusal="why")])
+def test_where_the_loader_gives_up_its_emulation_tells_the_rest(
+    world: World, settings: Callable[..., Settings], trace: Trace
+) -> None:
+    """It has not looked at what else is missing."""
+    module = {"needed": ["libc.so.6", "libgeos.so.1"], "needs": {"libc.so.6": ["C_2"]}}
+    world.volume("v", {"lib/m.so": module}, "$libdir/m")
+
+    verdict = _verdict(world, settings, {"/extensions/v/lib/m.so": trace})
+
+    assert {"EXT040", "EXT041"} <= {each.code for each in verdict.volumes[0].findings}
 
 
 def test_a_version_that_a_library_lacks_is_named_with_both(world: World) -> None:
