@@ -66,8 +66,10 @@ class Findings:
     def _messages(self, group: Sequence[Finding], volume: str, indent: int) -> Iterator[str]:
         # Who looks for errors with grep sees single lines; who reads sees the volume above them.
         most = _MOST_ON_A_TERMINAL if self._style.width else len(group)
-        place = f"{volume}: " if volume and not self._style.width else ""
+        shows_volume = volume and not self._style.width
+        own = (f'extension volume "{volume}"', f'volume "{volume}"')
         for one in group[:most]:
+            place = f"{volume}: " if shows_volume and not one.message.startswith(own) else ""
             label, colour = f"{one.code} {one.severity}:", _COLOURS[one.severity]
             yield from self._style.lines(
                 label, place + one.message, indent=indent, hang=indent + 4, colour=colour

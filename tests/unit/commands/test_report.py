@@ -74,6 +74,22 @@ def report(*volumes: Volume) -> ExtensionsReport:
     )
 
 
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("it is odd", "EXT999 warning: a: it is odd"),
+        ('volume "a" is odd', 'EXT999 warning: volume "a" is odd'),
+        ('extension volume "a": odd', 'EXT999 warning: extension volume "a": odd'),
+        ('volume "ab" is odd', 'EXT999 warning: a: volume "ab" is odd'),
+    ],
+)
+def test_a_line_names_its_volume_once(message: str, line: str) -> None:
+    """A message that is also in the log may name it itself."""
+    lines = Findings(Style()).lines([found(Severity.WARNING, message=message)], "a")
+
+    assert next(iter(lines)).strip() == line
+
+
 def test_a_volume_says_what_it_holds() -> None:
     """Versions, marks, what it was built for, and how it is mounted."""
     style = Style()
