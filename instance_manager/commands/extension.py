@@ -111,12 +111,12 @@ def render(inspected: Inspection, style: Style) -> Iterator[str]:
 
 
 def _judge(server: Judge) -> str:
-    if server.program is None:
-        wanted = f"PostgreSQL {server.postgres_major} on {server.machine}"
-        return f"{wanted}; there is no such server here, so what it brings itself is not known"
-    found = f"PostgreSQL {server.version} on {server.machine}, {server.program}"
     is_old = server.postgres_major < FIRST_MAJOR
-    return f"{found}; --postgres-major {FIRST_MAJOR} judges for a newer one" if is_old else found
+    newer = f"; too old for volumes, so as for PostgreSQL {FIRST_MAJOR} too" if is_old else ""
+    if server.program is None:
+        wanted = f"PostgreSQL {server.postgres_major} on {server.machine}{newer}"
+        return f"{wanted}; there is no such server here, so what it brings itself is not known"
+    return f"PostgreSQL {server.version} on {server.machine}, {server.program}{newer}"
 
 
 def _volume_lines(
@@ -131,7 +131,8 @@ def _volume_lines(
         yield from style.table(rows, indent=4)
     if volume.libraries:
         yield from style.lines("", "libraries", indent=2)
-        yield from style.table([(one.path, _library(one)) for one in volume.libraries], indent=4)
+        files = [one for one in volume.libraries if one.link_to is None]
+        yield from style.table([(one.path, _library(one)) for one in files], indent=4)
     yield from findings.lines(volume.findings, volume.name)
 
 

@@ -30,7 +30,13 @@ from instance_manager.settings.models import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from instance_manager.extensions.facts import ControlFacts, VolumeFacts
+    from instance_manager.extensions.facts import (
+        ControlFacts,
+        Identity,
+        LibraryFacts,
+        VolumeFacts,
+    )
+    from instance_manager.extensions.models import ExtensionsReport
 
 _MAXIMUM_FILES: Final = 20_000
 
@@ -46,9 +52,13 @@ class InspectedExtension(Extension):
 
 
 class InspectedLibrary(Library):
-    """A shared object, with the name that others need it by, and its size."""
+    """A shared object, with the name that others need it by, and its size.
+
+    ``link_to`` is the path of the library of the volume that this one is only another name of.
+    """
 
     soname: str | None
+    link_to: str | None
     size_bytes: int | None
 
 
@@ -112,14 +122,10 @@ def inspect(
     names = _names(directories)
     volumes = tuple(map(look_into, directories, names))
     judge = _adapt(server or _usual(volumes), major, machine)
-    listed = [{"name": name} for name in names if is_volume_name(name)]
-    report = scan.examine(
-        Settings.model_validate({"extensions": {"volumes": listed}}),
-        judge,
-        base_path=None,
-        base_ld_library_path=None,
-        root=RootFacts("", volumes),
-    ).report
+    report = _examine(volumes, names, judge)
+    if judge.major < FIRST_MAJOR:
+        # That no volume fits such a server says nothing of the volume, which is for a newer one.
+        report = _together(report, _examine(volumes, names, _adapt(judge, FIRST_MAJOR, None)))
     if hash_contents:
         report = with_content_hashes(report)
     return Inspection(
@@ -132,6 +138,33 @@ def inspect(
         volumes=tuple(map(_inspected, report.volumes, volumes, directories)),
         findings=report.findings,
     )
+
+
+def _examine(
+    volumes: tuple[VolumeFacts, ...], names: Iterable[str], server: ServerFacts
+) -> ExtensionsReport:
+    listed = [{"name": name} for name in names if is_volume_name(name)]
+    return scan.examine(
+        Settings.model_validate({"extensions": {"volumes": listed}}),
+        server,
+        base_path=None,
+        base_ld_library_path=None,
+        root=RootFacts("", volumes),
+    ).report
+
+
+def _together(one: ExtensionsReport, other: ExtensionsReport) -> ExtensionsReport:
+    """Return the first of two reports on the same volumes, with the findings of both."""
+    volumes = tuple(
+        volume.model_copy(update={"findings": _once(volume.findings, more.findings)})
+        for volume, more in zip(one.volumes, other.volumes, strict=True)
+    )
+    findings = _once(one.findings, other.findings)
+    return one.model_copy(update={"volumes": volumes, "findings": findings})
+
+
+def _once(one: Iterable[Finding], other: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
 
 
 def _names(directories: Sequence[Path]) -> list[str]:
@@ -174,7 +207,12 @@ def _inspected(volume: Volume, facts: VolumeFacts, directory: Path) -> Inspected
             InspectedExtension(**one.model_dump(), updatable_from=_updatable_from(reader, control))
             for one, control in zip(volume.extensions, facts.controls, strict=True)
         ),
-        libraries=tuple(_inspected_library(one, directory) for one in volume.libraries),
+        libraries=tuple(
+            _inspected_library(one, directory, link_to)
+            for one, link_to in zip(
+                volume.libraries, _links(facts.libraries, directory), strict=True
+            )
+        ),
         findings=volume.findings,
     )
 
@@ -185,14 +223,28 @@ def _updatable_from(reader: VolumeReader, control: ControlFacts) -> tuple[str, .
     return updatable_versions(control.extension, names or (), version) if version else ()
 
 
-def _inspected_library(library: Library, directory: Path) -> InspectedLibrary:
+def _links(libraries: Sequence[LibraryFacts], directory: Path) -> list[str | None]:
+    """Return for each library the path of the one that it is a link to, or None."""
+    first: dict[Identity | None, str] = {}
+    # The file itself comes before the links to it.
+    for each in sorted(libraries, key=lambda each: (directory / each.path).is_symlink()):
+        first.setdefault(each.identity, each.path)
+    paths = [first[each.identity] if each.identity else each.path for each in libraries]
+    return [
+        path if path != each.path else None for path, each in zip(paths, libraries, strict=True)
+    ]
+
+
+def _inspected_library(library: Library, directory: Path, link_to: str | None) -> InspectedLibrary:
     soname, size = None, None
     try:
         with open_regular(directory / library.path) as (descriptor, size):
             soname = SharedObject(FileView(descriptor, size)).soname
     except (OSError, ElfError):
         pass  # what is wrong with the file is a finding already
-    return InspectedLibrary(**library.model_dump(), soname=soname, size_bytes=size)
+    return InspectedLibrary(
+        **library.model_dump(), soname=soname, link_to=link_to, size_bytes=size
+    )
 
 
 def _size_of(directory: Path) -> int | None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from instance_manager.commands.extension import render
+from instance_manager.commands.text import Style
 from instance_manager.extensions.control import updatable_versions
 from instance_manager.extensions.facts import ServerFacts
 from instance_manager.extensions.inspection import inspect
@@ -114,6 +116,38 @@ def test_another_major_version_is_judged_for(sample: MakeVolume, server: ServerF
 
     assert inspect([place], server).volumes[0].state is State.QUARANTINED
     assert inspect([place], server, major=19).volumes[0].state is State.READY
+
+
+def test_of_an_old_server_what_is_wrong_with_the_volume_is_told_too(
+    sample: MakeVolume, server: ServerFacts
+) -> None:
+    """A PostgreSQL 15 that is at hand hides nothing that a newer one would meet."""
+    places = [sample("amd64"), sample("arm64", machine=183, version=1700)]
+    inspected = inspect(places, server._replace(major=15, program="/usr/bin/postgres"), "15.1")
+
+    codes = [{one.code for one in volume.findings} for volume in inspected.volumes]
+    assert codes == [{"EXT007"}, {"EXT007", "EXT031", "EXT033"}]
+    assert [volume.state for volume in inspected.volumes] == [State.QUARANTINED] * 2
+    assert (inspected.server.postgres_major, inspected.server.version) == (15, "15.1")
+
+
+def test_links_to_a_library_are_told_from_it(sample: MakeVolume, server: ServerFacts) -> None:
+    """They are shown once to people, and by every name to programs."""
+    place = sample(
+        "sample", **{"system/libx.so.1.2": (sample("other") / "lib/sample.so").read_bytes()}
+    )
+    (place / "system" / "libx.so.1").symlink_to("libx.so.1.2")
+    inspected = inspect([place], server)
+
+    links = {one.path: one.link_to for one in inspected.volumes[0].libraries}
+    assert links == {
+        "lib/sample.so": None,
+        "system/libx.so.1": "system/libx.so.1.2",
+        "system/libx.so.1.2": None,
+    }
+    shown = "\n".join(render(inspected, Style()))
+    assert "system/libx.so.1.2" in shown
+    assert "system/libx.so.1 " not in shown
 
 
 def test_without_a_server_volumes_are_judged_for_what_their_modules_are_built_for(
