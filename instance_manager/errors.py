@@ -118,6 +118,10 @@ class PreflightError(PermanentError):
     exit_code = Exit.PREFLIGHT
 
 
+class VolumesUnansweringError(PreflightError):
+    """The storage of the extension volumes does not answer; it may do so later."""
+
+
 class DataDirectoryError(PermanentError):
     """The data directory can't be used as it is."""
 

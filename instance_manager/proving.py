@@ -11,10 +11,13 @@ import asyncio
 import contextlib
 import math
 import os
+from collections import defaultdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
+from instance_manager.errors import VolumesUnansweringError
 from instance_manager.extensions import replaced, scan
 from instance_manager.extensions.composition import loader_path
 from instance_manager.extensions.facts import identity_of
@@ -22,7 +25,7 @@ from instance_manager.extensions.models import Severity
 from instance_manager.extensions.paths import bare_name
 from instance_manager.log import get_logger
 from instance_manager.postgres.tracing import Question, Scene
-from instance_manager.supervision.threads import in_thread
+from instance_manager.supervision.threads import Serial, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,10 +37,15 @@ if TYPE_CHECKING:
     from instance_manager.postgres.tracing import Tracer
     from instance_manager.settings.models import Settings
 
+T = TypeVar("T")
 _log: Final = get_logger()
 _BUDGET_SECONDS: Final = 0.1
 """How long a start waits for what the loader says of modules that it does not need."""
 _MOST_MODULES: Final = 2000
+_MOST_ROUNDS: Final = 50
+"""Each takes a volume away, or brings those back that it had spoiled: a bound for the absurd."""
+_DEADLINE_SECONDS: Final = 10.0
+"""For the storage of the volumes to answer: a look takes a fraction of a second."""
 _DELETED: Final = " (deleted)"
 
 
@@ -73,6 +81,7 @@ class Prover:
         self._look: Look | None = None
         self._is_complete = False
         self._looked = asyncio.Event()
+        self._turns: defaultdict[Path, Serial] = defaultdict(Serial)
         self._begun = self._kept = 0
         self._told: dict[str, tuple[Finding, ...]] = {}
         self._started_with: Mapping[str, Identity] = {}
@@ -89,10 +98,15 @@ class Prover:
         return report.model_copy(update={"findings": (*report.findings, self.trial)})
 
     async def look(self, settings: Settings, server: Server) -> ExtensionsReport:
-        """Look at the volumes and return what is found; a look that began later is newer."""
+        """Look at the volumes and return what is found; a look that began later is newer.
+
+        Raises:
+            VolumesUnansweringError: their storage does not answer.
+        """
         self._begun += 1
         number, begun = self._begun, self._clock()
-        found = await in_thread("discovery", scan.look, settings)
+        turn = self._turns[settings.extensions.root]
+        found = await _within_limit(settings, turn, "discovery", partial(scan.look, settings))
         look = Look(found, settings, server)
         examination, is_complete = await self._prove(look, begun + _BUDGET_SECONDS)
         examination = scan.timed(examination, self._clock() - begun)
@@ -123,7 +137,8 @@ class Prover:
         await self._read_contents()
 
     async def _prove(self, look: Look, until: float) -> tuple[Examination, bool]:
-        examination, is_complete = await prove(self._tracer, look, until)
+        turn = self._turns[look.settings.extensions.root]
+        examination, is_complete = await prove(self._tracer, look, until, turn)
         report = await in_thread(
             "preflight", self._completed, examination.report, look.server.facts
         )
@@ -181,23 +196,32 @@ class Prover:
                 _tell(finding)
 
 
-async def prove(tracer: Tracer, look: Look, until: float) -> tuple[Examination, bool]:
+async def prove(
+    tracer: Tracer, look: Look, until: float, turn: Serial
+) -> tuple[Examination, bool]:
     """Conclude, ask the loader about what may be used, and conclude anew from its answers.
 
-    What it refuses is left out, and others may need that: until nothing is new. It is asked also
-    about what its emulation alone would leave out: the loader's word counts.
+    What it refuses is left out, and others may need that, or may have been spoiled by it and are
+    asked about without it: until nothing is new. It is asked also about what its emulation alone
+    would leave out: the loader's word counts.
 
     Args:
         tracer: asks the loader.
         look: what to conclude from.
         until: the moment of the tracer's clock up to which it is asked what can wait.
+        turn: whose turn it is to read the volumes.
 
     Returns:
         What follows, and whether the loader was asked about all.
+
+    Raises:
+        VolumesUnansweringError: the storage of the volumes does not answer.
     """
     traces: dict[str, Trace] = {}
+    rounds = 0
     while True:
-        examination = await in_thread("preflight", scan.conclude, *look, dict(traces))
+        conclude = partial(scan.conclude, *look, dict(traces))
+        examination = await _within_limit(look.settings, turn, "preflight", conclude)
         tried = _to_try(examination)
         if not tried:
             return examination, True
@@ -210,7 +234,8 @@ async def prove(tracer: Tracer, look: Look, until: float) -> tuple[Examination, 
         # An answer that clears a volume is news, too.
         is_news = is_news or bool(examination.accused and answers.keys() - traces.keys())
         traces.update(answers)
-        if not is_news:
+        rounds += 1
+        if not is_news or rounds == _MOST_ROUNDS:
             asked = {question.module for question in questions}
             return examination, asked <= answers.keys()
 
@@ -226,6 +251,25 @@ def _joined(before: Trace | None, now: Trace) -> Trace:
         undefined=tuple(dict.fromkeys((*before.undefined, *now.undefined))),
         stop=before.stop or now.stop,
     )
+
+
+async def _within_limit(
+    settings: Settings, turn: Serial, name: str, function: Callable[[], T]
+) -> T:
+    """Call a function that reads the volumes, when all before it have ended, or give up.
+
+    So a disk that does not answer has one thread at most waiting for it.
+    """
+    try:
+        async with asyncio.timeout(_DEADLINE_SECONDS):
+            return await turn.run(name, function)
+    except TimeoutError as error:
+        root = str(settings.extensions.root)
+        raise VolumesUnansweringError(
+            f"cannot read the extension volumes: {root!r}, or what is mounted below it, does not"
+            f" answer within {_DEADLINE_SECONDS:.0f} s",
+            hint="see to the storage, or unmount the volume: this is tried again by itself",
+        ) from error
 
 
 def _is_news(trace: Trace, before: Trace | None) -> bool:

@@ -23,7 +23,7 @@ from instance_manager import log, termination_log
 from instance_manager.api import listeners as sockets
 from instance_manager.api import tls
 from instance_manager.configuration.hba import host_auth_warning
-from instance_manager.errors import Exit, UncleanStopError
+from instance_manager.errors import Exit, UncleanStopError, VolumesUnansweringError
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.health.storage import Storage
 from instance_manager.instance import Identity, Instance, Records, Rooms, policy_of
@@ -45,7 +45,7 @@ from instance_manager.supervision.supervisor import Supervisor
 from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
     from ssl import SSLContext
     from types import ModuleType
 
@@ -354,10 +354,18 @@ async def _watch_volumes(rooms: Rooms) -> None:
     supervisor, startup = rooms.supervisor, rooms.startup
     while True:
         await supervisor.until({State.RUNNING})
-        await startup.prover.complete()
+        await _without_an_answer(startup.prover.complete())
         await startup.prover.next_look(_VOLUMES_SECONDS)
         if supervisor.postmaster is not None and supervisor.state is State.RUNNING:
-            await startup.see_changes(supervisor.postmaster.pid)
+            await _without_an_answer(startup.see_changes(supervisor.postmaster.pid))
+
+
+async def _without_an_answer(look: Awaitable[None]) -> None:
+    """Await a look at the volumes of a running server, to which their silence is no harm."""
+    try:
+        await look
+    except VolumesUnansweringError as error:
+        _log.warning(error.message, code=error.code, hint=error.hint)
 
 
 async def _beat(instance: Instance) -> None:

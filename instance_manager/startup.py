@@ -16,6 +16,7 @@ from instance_manager.errors import (
     DiskSpaceError,
     InstanceManagerError,
     PreflightError,
+    VolumesUnansweringError,
 )
 from instance_manager.extensions import preflight
 from instance_manager.extensions.composition import Base
@@ -219,7 +220,7 @@ class Startup:
         """Discover and judge the volumes.
 
         Raises:
-            PreflightError: the policy forbids to start with them.
+            PreflightError: the policy forbids to start with them, or they do not answer.
         """
         await self.rescan()
         if self.inventory.is_foreign:
@@ -316,7 +317,10 @@ class Startup:
         return _EVENTS.get(await self._observer.ask())
 
     async def still_fails(self, failure: InstanceManagerError) -> InstanceManagerError | None:
-        """Return why a start would fail that has failed for want of the lock, or of space."""
+        """Return why a start would fail that has failed for want of something that may come.
+
+        That is the lock, the volume of the data, space, or an answer from the extension volumes.
+        """
         try:
             if isinstance(failure, DataDirectoryInUseError):
                 await self._files_turn.run("lock", self._take_lock)
@@ -328,8 +332,12 @@ class Startup:
                 return None if present else failure
             elif isinstance(failure, DiskSpaceError):
                 await self._files_turn.run("free space", self._require_space)
+            elif isinstance(failure, VolumesUnansweringError):
+                await self.rescan()
         except InstanceManagerError as error:
-            if isinstance(error, DataDirectoryInUseError | DiskSpaceError):
+            if isinstance(
+                error, DataDirectoryInUseError | DiskSpaceError | VolumesUnansweringError
+            ):
                 return error
             # Storage that can't be asked now may be well the next time.
             return failure if isinstance(error.__cause__, OSError) else error

@@ -20,6 +20,7 @@ from instance_manager.postgres import before_start, binaries, data_directory, lo
 from instance_manager.postgres.tracing import Tracer
 from instance_manager.proving import Look, prove
 from instance_manager.supervision.children import Children
+from instance_manager.supervision.threads import Serial
 
 if TYPE_CHECKING:
     from instance_manager.errors import PreflightError
@@ -120,7 +121,7 @@ async def _look(settings: Settings, server: scan.Server, root: Path | None) -> E
     look = Look(scan.look(settings, root), settings, server)
     with Children() as children:
         tracer = Tracer(children, Path(server.facts.program), time.monotonic)
-        examination, _ = await prove(tracer, look, math.inf)
+        examination, _ = await prove(tracer, look, math.inf, Serial())
     return scan.timed(examination, time.monotonic() - begun)
 
 

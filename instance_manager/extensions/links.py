@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from instance_manager.extensions.facts import NO_TRACES, join
 from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.loader_trace import base_name, printable
+from instance_manager.extensions.models import Severity
 from instance_manager.extensions.paths import display
 from instance_manager.extensions.tracing_verdict import Needs, asked_for, disagreement, needs_of
 
@@ -64,31 +65,63 @@ class Loading(NamedTuple):
     library_path: str
 
 
+class Judged(NamedTuple):
+    """What is wrong with each volume, by its name.
+
+    *involved* are, for each volume with an error, the other ones whose files were taken there.
+    """
+
+    findings: dict[str, list[Finding]]
+    involved: dict[str, set[str]]
+
+
+class _Said(NamedTuple):
+    """A finding of the volume *name*, and the paths of the files that it came of."""
+
+    name: str
+    finding: Finding
+    paths: Collection[str] = ()
+
+
 def judge_links(
     loading: Loading, linkers: Linkers, traces: Mapping[str, Trace] = NO_TRACES
-) -> dict[str, list[Finding]]:
-    """Return what is wrong with each volume, by its name.
+) -> Judged:
+    """Return what is wrong with each volume, and whose files had a part in that.
 
     Where the server itself could not start, that is all that is said: every module would be
     judged by what spoils the server. Where the loader has been asked, by the absolute path of the
     module or of the server's program, only what it says too is said of it, and that they differ.
     """
     linker = linkers.linker(loading.library_path)
-    found: dict[str, list[Finding]] = defaultdict(list)
+    said: list[_Said] = []
     if loading.library_path != loading.base_path:
         base = linkers.linker(loading.base_path)
         server_trace = traces.get(loading.program)
-        for name, each in _judge_server(loading, base, linker):
-            is_wrong = server_trace is not None and server_trace.is_clean
-            if not (is_wrong and each.code == Code.BREAKS_SERVER):
-                found[name].append(each)
-        if any(each.code == Code.BREAKS_SERVER for part in found.values() for each in part):
-            return found
-    for name, each in _judge_files(loading, linker, linkers.files, traces):
+        is_wrong = server_trace is not None and server_trace.is_clean
+        said += [
+            each
+            for each in _judge_server(loading, base, linker)
+            if not (is_wrong and each.finding.code == Code.BREAKS_SERVER)
+        ]
+        if any(each.finding.code == Code.BREAKS_SERVER for each in said):
+            return _judged(loading, said)
+    said += _judge_files(loading, linker, linkers.files, traces)
+    said += _judge_conflicts(loading, linkers)
+    return _judged(loading, said)
+
+
+def _judged(loading: Loading, said: Iterable[_Said]) -> Judged:
+    found: defaultdict[str, list[Finding]] = defaultdict(list)
+    involved: defaultdict[str, set[str]] = defaultdict(set)
+    for name, each, paths in said:
         found[name].append(each)
-    for name, each in _judge_conflicts(loading, linkers):
-        found[name].append(each)
-    return {name: _limited(findings) for name, findings in found.items()}
+        if each.severity is Severity.ERROR:
+            holders = (_holder(loading.volumes, path) for path in paths)
+            involved[name].update(holder.name for holder in holders if holder is not None)
+    return Judged(
+        {name: _limited(findings) for name, findings in found.items()},
+        {name: others - {name} for name, others in involved.items()},
+    )
 
 
 def _limited(findings: Iterable[Finding]) -> list[Finding]:
@@ -101,7 +134,7 @@ def _limited(findings: Iterable[Finding]) -> list[Finding]:
     return kept
 
 
-def _judge_server(loading: Loading, base: Linker, linker: Linker) -> Iterator[tuple[str, Finding]]:
+def _judge_server(loading: Loading, base: Linker, linker: Linker) -> Iterator[_Said]:
     """Yield what the volumes do to the server: other libraries than its own, or none that fit."""
     own = _server_libraries(base, loading.library_directory)
     now = _server_libraries(linker, loading.library_directory)
@@ -114,7 +147,7 @@ def _judge_server(loading: Loading, base: Linker, linker: Linker) -> Iterator[tu
                 message = f'volume "{volume.name}" ships {name}, which would replace the'
                 message += f" server's own copy ({display(before.path)})"
                 path = _shown(volume, file.path)
-                yield volume.name, finding(Code.SHADOWS_SERVER, path, message)
+                yield _Said(volume.name, finding(Code.SHADOWS_SERVER, path, message))
     if not culprits:
         return
     fine = set(_problems(base.server_with_symbols()))
@@ -124,7 +157,8 @@ def _judge_server(loading: Loading, base: Linker, linker: Linker) -> Iterator[tu
             names = [volume.name for volume in holders if volume][:1] or list(culprits)
             for name in names:
                 message = f"the server could not start{_with(culprits[name])}: {problem}"
-                yield name, finding(Code.BREAKS_SERVER, name, message)
+                blamed = finding(Code.BREAKS_SERVER, name, message)
+                yield _Said(name, blamed, [file.path for file in now.values()])
 
 
 def _with(names: Sequence[str]) -> str:
@@ -189,7 +223,7 @@ def _list(names: Sequence[str]) -> str:
 
 def _judge_files(
     loading: Loading, linker: Linker, files: Files, traces: Mapping[str, Trace]
-) -> Iterator[tuple[str, Finding]]:
+) -> Iterator[_Said]:
     """Yield what each file of the volumes lacks: the modules first, then what none has loaded."""
     asked = asked_for(loading.volumes, loading.preloaded)
     loaded: set[Hashable] = set()
@@ -208,13 +242,15 @@ def _judge_files(
             at_hand = frozenset[str]() if is_module else beside[volume.name]
             trace = traces.get(path)
             if trace is not None and (differs := _differing(library, trace, linking)):
-                yield volume.name, differs
+                yield _Said(volume.name, differs)
+            taken = [part.path for part in linking.loaded]
+            taken += [bad.path for bad in linking.unloadable]
             complaints = _complaints(volume, linking, lent, at_hand)
             for each in _judge(library, complaints, trace, is_asked=is_asked):
-                yield volume.name, each
+                yield _Said(volume.name, each, taken)
             if is_module:
                 for each in _judge_lent(volume, library, linking, lent):
-                    yield volume.name, each
+                    yield _Said(volume.name, each)
 
 
 def _third_party(volume: VolumeFacts) -> frozenset[str]:
@@ -373,7 +409,7 @@ def _holder(volumes: Iterable[VolumeFacts], path: str) -> VolumeFacts | None:
     return next((each for each in volumes if path.startswith(f"{each.path}/")), None)
 
 
-def _judge_conflicts(loading: Loading, linkers: Linkers) -> Iterator[tuple[str, Finding]]:
+def _judge_conflicts(loading: Loading, linkers: Linkers) -> Iterator[_Said]:
     """Yield libraries of one SONAME that differ between volumes: who loads first decides."""
     first: dict[str, tuple[VolumeFacts, File]] = {}
     for volume, library, file in _files(loading.volumes, linkers.files):
@@ -384,7 +420,7 @@ def _judge_conflicts(loading: Loading, linkers: Linkers) -> Iterator[tuple[str, 
         if other.name != volume.name and not _is_same(file, known, linkers):
             message = f"{soname} differs between {other.name} and {volume.name}; the first one"
             message += " loaded is used by both"
-            yield volume.name, finding(Code.LIBRARY_CONFLICT, library.path, message)
+            yield _Said(volume.name, finding(Code.LIBRARY_CONFLICT, library.path, message))
 
 
 def _is_same(one: File, other: File, linkers: Linkers) -> bool:

@@ -61,6 +61,16 @@ class Trace(NamedTuple):
         """Whether the loader has nothing against it."""
         return not (self.missing or self.versions or self.undefined or self.refusal or self.stop)
 
+    def takes_from(self, directory: str) -> bool:
+        """Whether a file below the directory had a part in it: without that it may be another."""
+        paths = [
+            self.stop,
+            *(path for _, path in self.resolved),
+            *(path for each in self.versions for path in (each.by, each.provider)),
+            *(each.by for each in self.undefined),
+        ]
+        return any(path.startswith(f"{directory}/") for path in paths)
+
 
 def unaskable(module: str) -> str:
     """Return why the loader can't be asked of a file at this path; empty where it can.

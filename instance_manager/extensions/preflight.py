@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         VolumeFacts,
     )
     from instance_manager.extensions.library_search import IsThere
-    from instance_manager.extensions.links import Linkers
+    from instance_manager.extensions.links import Judged, Linkers
     from instance_manager.extensions.loader_trace import Trace
     from instance_manager.extensions.models import ExtensionsReport, Finding
     from instance_manager.settings.models import Settings, VolumeSettings
@@ -174,27 +174,77 @@ def _note_loading(
     """Note what keeps modules from being loaded; return whom the emulation alone accuses.
 
     The loader decides where it was asked, and its emulation explains: it says where was searched.
+    Each turn but the last takes volumes away, and with them what they held: the rest is judged
+    anew, since it may lack that, or be spoiled by it no more.
     """
     from instance_manager.extensions.tracing_verdict import asked_for, judge_traces
 
-    untried = _accepted(volumes, findings)
     preloaded = frozenset(map(bare_name, settings.postgres.shared_preload_libraries))
     asked, lent = asked_for(volumes, preloaded), _lent(volumes, traces, loader)
-    traced = {
-        volume.name: list(judge_traces(volume, traces, asked, server.program, lent))
-        for volume in volumes
+    accused: set[str] = set()
+    untried = left = _accepted(volumes, findings)
+    while left:
+        valid = _still_valid(traces, [volume for volume in untried if volume not in left])
+        noted = _judge_links(left, server, settings, loader, valid)
+        traced = {
+            volume.name: list(judge_traces(volume, valid, asked, server.program, lent))
+            for volume in left
+        }
+        broken = _broken(left, server.program, noted, traced, valid)
+        guilty = _guilty(broken)
+        for name in guilty or traced:
+            _add_new(findings[name], noted.findings.get(name, ()))
+            _add_new(findings[name], traced[name])
+        if not guilty:
+            break
+        _note_missing_modules(volumes, server, findings)
+        proven = {name for name in guilty if _has_error(traced[name])}
+        before, left = left, _accepted(volumes, findings)
+        if proven != guilty:
+            # Who only lacks what an accused one holds is back where that one is.
+            accused.update({volume.name for volume in before if volume not in left} - proven)
+    return tuple(volume for volume in untried if volume.name in accused)
+
+
+def _still_valid(traces: Mapping[str, Trace], gone: Sequence[VolumeFacts]) -> Mapping[str, Trace]:
+    """Return the traces in which no file of the volumes had a part that are *gone*."""
+    return {
+        module: trace
+        for module, trace in traces.items()
+        if not any(trace.takes_from(volume.path) for volume in gone)
     }
-    if loader is not None:
-        _note_links(volumes, server, settings, findings, loader, traces)
-    for name, found in traced.items():
-        _add_new(findings[name], found)
-    _note_missing_modules(volumes, server, findings)
-    if loader is not None and any(map(_has_error, traced.values())):
-        _note_links(volumes, server, settings, findings, loader, traces)
-    left = _accepted(volumes, findings)
-    return tuple(
-        volume for volume in untried if volume not in left and not _has_error(traced[volume.name])
-    )
+
+
+def _broken(
+    volumes: Sequence[VolumeFacts],
+    program: str,
+    noted: Judged,
+    traced: Mapping[str, Sequence[Finding]],
+    traces: Mapping[str, Trace],
+) -> dict[str, set[str]]:
+    """Return the volumes with an error, each with the other ones whose files had a part in it."""
+    broken = {name: set(others) for name, others in noted.involved.items()}
+    for volume in volumes:
+        if _has_error(traced[volume.name]):
+            own = [
+                trace
+                for module, trace in traces.items()
+                if not trace.is_clean
+                and (module == program or module.startswith(volume.path + "/"))
+            ]
+            broken.setdefault(volume.name, set()).update(
+                other.name
+                for other in volumes
+                if other is not volume and any(trace.takes_from(other.path) for trace in own)
+            )
+    return broken
+
+
+def _guilty(broken: Mapping[str, Collection[str]]) -> set[str]:
+    """Return whom to leave out first: who is broken, and by no other that may be left out too."""
+    alone = {name for name, others in broken.items() if not others}
+    unspoiled = {name for name, others in broken.items() if broken.keys().isdisjoint(others)}
+    return alone or unspoiled or set(broken)
 
 
 def _add_new(findings: list[Finding], found: Iterable[Finding]) -> None:
@@ -203,33 +253,28 @@ def _add_new(findings: list[Finding], found: Iterable[Finding]) -> None:
     findings += [each for each in found if (each.code, each.subject) not in known]
 
 
-def _note_links(
+def _judge_links(
     volumes: Sequence[VolumeFacts],
     server: ServerFacts,
     settings: Settings,
-    findings: dict[str, list[Finding]],
-    loader: LoaderView,
+    loader: LoaderView | None,
     traces: Mapping[str, Trace],
-) -> None:
-    """Note what the dynamic loader would say of the accepted volumes, until it has no error left.
+) -> Judged:
+    """Return what the emulation of the dynamic loader says of these volumes together."""
+    from instance_manager.extensions.links import Judged, Loading, judge_links
 
-    Each turn but the last takes a volume away, and with it what it held.
-    """
-    from instance_manager.extensions.links import Loading, judge_links
-
-    preloaded = _preloaded_names(settings)
-    while accepted := _accepted(volumes, findings):
-        path = loader_path(accepted, loader.base_path)
-        loading = Loading(
-            accepted, preloaded, server.program, server.library_directory, loader.base_path, path
-        )
-        noted = judge_links(loading, loader.linkers, traces)
-        broken = {name: found for name, found in noted.items() if _has_error(found)}
-        for name, found in (broken or noted).items():
-            _add_new(findings[name], found)
-        if not broken:
-            return
-        _note_missing_modules(volumes, server, findings)
+    if loader is None:
+        return Judged({}, {})
+    path = loader_path(volumes, loader.base_path)
+    loading = Loading(
+        volumes,
+        _preloaded_names(settings),
+        server.program,
+        server.library_directory,
+        loader.base_path,
+        path,
+    )
+    return judge_links(loading, loader.linkers, traces)
 
 
 def _lent(

@@ -24,6 +24,7 @@ from instance_manager.errors import (
     InstanceManagerError,
     SettingsError,
     StartError,
+    VolumesUnansweringError,
 )
 from instance_manager.log import get_logger
 from instance_manager.supervision.cleanup import ended
@@ -394,8 +395,13 @@ _STOP_REQUESTS: Final = frozenset(
 _WITHOUT_FAILURE: Final = frozenset({State.PREPARING, State.RUNNING, State.STOPPED, State.FENCED})
 """What was wrong before these is over, or is looked at again."""
 _DISORDERLY: Final = frozenset({Rung.IMMEDIATE, Rung.KILL})
-_MAY_PASS: Final = (DataDirectoryInUseError, DataDirectoryLostError, DiskSpaceError)
-"""Failures whose cause may go by itself: the lock, the volume, the space."""
+_MAY_PASS: Final = (
+    DataDirectoryInUseError,
+    DataDirectoryLostError,
+    DiskSpaceError,
+    VolumesUnansweringError,
+)
+"""Failures whose cause may go by itself: the lock, the volume, the space, the silence."""
 _SETTLED: Final = frozenset({State.RUNNING, State.STOPPED, State.FENCED, State.FAILED})
 _NEWS: Final = {
     State.STARTING: frozenset({Event.ACCEPTED, Event.RECOVERY_SEEN}),

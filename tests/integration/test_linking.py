@@ -72,6 +72,10 @@ CASES = {
         {"needed": ["libb.so.1"], "runpath": "@/one"},
         {"one/libb.so.1": {**NEEDS_A, "soname": "libb.so.1"}, "one/liba.so.1": A},
     ),
+    "DT_RPATH that is void serves nothing further on": Case(
+        {"needed": ["libb.so.1"], "runpath": "@/one", "rpath": "@/two"},
+        {"one/libb.so.1": {**NEEDS_A, "soname": "libb.so.1"}, "two/liba.so.1": A},
+    ),
     "DT_RUNPATH of who asks hides the DT_RPATH of the others": Case(
         {"needed": ["libb.so.1"], "rpath": "@/one"},
         {"one/libb.so.1": {**NEEDS_A, "runpath": "@/none"}, "one/liba.so.1": A},

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -15,9 +17,16 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
+from instance_manager import proving
+from instance_manager.errors import VolumesUnansweringError
+from instance_manager.extensions.composition import Base
+from instance_manager.extensions.facts import ServerFacts
+from instance_manager.extensions.scan import Server
 from instance_manager.postgres import account
 from instance_manager.postgres.binaries import find
 from instance_manager.postgres.rehearsal import Rehearsal, rehearse
+from instance_manager.postgres.tracing import Tracer
+from instance_manager.settings.models import Settings
 from instance_manager.shutdown import Shutdown
 from instance_manager.supervision.children import Children
 from instance_manager.supervision.threads import Serial
@@ -108,6 +117,56 @@ def test_a_start_goes_on_when_the_storage_answers(manager: Manager) -> None:
 
     assert "/var/lib/postgresql/data" in failure["message"]
     assert manager.end() == failure["exit_code"]
+
+
+def test_volumes_that_never_answer_fail_a_start_which_is_tried_again(manager: Manager) -> None:
+    """It says where; the server comes up by itself as soon as they answer, or are gone."""
+    root = manager.directory / "volumes"
+    root.mkdir()
+    manager.settings["extensions"]["root"] = str(root)
+    with unanswering(root / "hung"):
+        manager.start()
+        failure = manager.until_phase("failed")["failure"]
+
+        assert failure["code"] == "preflight-refused"
+        assert str(root) in failure["message"]
+        assert is_alive(manager)
+    manager.until_phase("running")
+
+    assert manager.end() == 0
+
+
+def test_one_thread_waits_for_volumes_that_never_answer(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often somebody looks; and a look elsewhere waits for none of them."""
+    monkeypatch.setattr(proving, "_DEADLINE_SECONDS", 0.2)
+    hung, other = manager.directory / "hung", manager.directory / "other"
+    server = Server(ServerFacts(18, os.uname().machine), Base(""))
+
+    async def look() -> int:
+        with Children() as children:
+            nobody: Any = None
+            prover = proving.Prover(
+                Tracer(children, Path("/nonexistent/postgres"), time.monotonic),
+                clock=time.monotonic,
+                on_event=nobody,
+                completed=lambda report, _: report,
+            )
+            for _ in range(3):
+                with pytest.raises(VolumesUnansweringError, match=str(hung)):
+                    await prover.look(rooted(hung), server)
+            waiting = [one for one in threading.enumerate() if one.name == "discovery"]
+            monkeypatch.undo()
+            await prover.look(rooted(other), server)
+            return len(waiting)
+
+    with unanswering(hung):
+        assert asyncio.run(look()) == 1
+
+
+def rooted(root: Path) -> Settings:
+    return Settings.model_validate({"extensions": {"root": str(root)}})
 
 
 GIVE: Final = """

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from instance_manager.extensions.composition import Base
 from instance_manager.extensions.facts import ServerFacts
+from instance_manager.extensions.models import ExtensionsReport
 from instance_manager.extensions.scan import Server
+from instance_manager.postgres.embedded import Demonstration
 from instance_manager.postgres.tracing import Tracer
 from instance_manager.proving import Prover
 from instance_manager.settings.models import Settings
 from instance_manager.supervision.children import Children
+from instance_manager.supervision.threads import in_thread
+from tests.support.manager import DEADLINE_SECONDS
 
 SERVER = Server(ServerFacts(major=18, machine=os.uname().machine), Base("/usr/bin"))
 
@@ -23,13 +29,55 @@ def _settings(root: Path) -> Settings:
     return Settings.model_validate({"extensions": {"root": str(root)}})
 
 
-def _prover(children: Children, events: list[str]) -> Prover:
+def _unchanged(report: ExtensionsReport, _: ServerFacts) -> ExtensionsReport:
+    return report
+
+
+def _prover(
+    children: Children,
+    events: list[str],
+    completed: Callable[[ExtensionsReport, ServerFacts], ExtensionsReport] = _unchanged,
+) -> Prover:
     return Prover(
         Tracer(children, Path("/nonexistent/postgres"), time.monotonic),
         clock=time.monotonic,
-        completed=lambda report, _: report,
+        completed=completed,
         on_event=lambda reason, message: events.append(f"{reason}: {message}"),
     )
+
+
+def test_what_is_completed_late_does_not_hide_a_newer_look(
+    tmp_path: Path, server: Demonstration
+) -> None:
+    """While the loader was asked about the old volumes, others were mounted."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    library = _volume(old, "vector", 1)
+    shutil.copy(server.extensions / "pgvector" / "lib" / "vector.so", library)
+    _volume(new, "few", 1)
+    completing, looked = threading.Event(), threading.Event()
+
+    async def look() -> str:
+        with Children() as children:
+            prover = _prover(children, [], second_waits)
+            await prover.look(_settings(old), SERVER)
+            completion = asyncio.create_task(prover.complete())
+            await in_thread("wait", completing.wait, DEADLINE_SECONDS)
+            await prover.look(_settings(new), SERVER)
+            looked.set()
+            await completion
+            assert prover.report is not None
+            return prover.report.root
+
+    calls = iter(range(3))
+
+    def second_waits(report: ExtensionsReport, _: ServerFacts) -> ExtensionsReport:
+        if next(calls) == 1:
+            completing.set()
+            assert looked.wait(DEADLINE_SECONDS)
+        return report
+
+    assert asyncio.run(look()) == str(new)
+    assert completing.is_set()
 
 
 def _volume(root: Path, name: str, files: int) -> Path:

@@ -96,7 +96,7 @@ class World:
         path = ":".join(f"{volume.path}/system" for volume in self.volumes)
         path = path if library_path is None else library_path
         loading = Loading(self.volumes, preloaded, SERVER, LIBRARIES, "", path)
-        return judge_links(loading, self.linkers())
+        return judge_links(loading, self.linkers()).findings
 
     def told(self, *preloaded: str, library_path: str | None = None) -> list[tuple[str, str, str]]:
         return [
@@ -512,6 +512,93 @@ def test_a_symbol_that_the_loader_misses_and_another_module_has_is_no_error(
     assert [each.code for each in verdict.volumes[0].findings if "lent" in each.message] == [
         "EXT047"
     ]
+
+
+OLD: Files = {"system/libfoo.so": {"exports": ["foo"]}}
+NEW: Files = {
+    "system/libfoo.so": {"exports": ["foo", "bar"]},
+    "lib/b.so": {"needed": ["libfoo.so"], "wants": ["bar"]},
+}
+OLD_TAKEN = Trace(
+    (("libfoo.so", "/extensions/a/system/libfoo.so"),),
+    undefined=(UndefinedSymbol("bar", "/extensions/b/lib/b.so"),),
+)
+
+
+@pytest.mark.parametrize(
+    "traces",
+    [
+        {},
+        {"/extensions/b/lib/b.so": OLD_TAKEN},
+        {"/extensions/a/lib/a.so": Trace(missing=("libgeos.so.1",))},
+        {
+            "/extensions/a/lib/a.so": Trace(missing=("libgeos.so.1",)),
+            "/extensions/b/lib/b.so": OLD_TAKEN,
+        },
+    ],
+)
+def test_a_volume_that_is_left_out_spoils_no_other_one(
+    world: World, settings: Callable[..., Settings], traces: Mapping[str, Trace]
+) -> None:
+    """Its library was in the way of a newer one; the loader was asked while it still was."""
+    world.volume("a", {**OLD, "lib/a.so": MISSING}, "$libdir/a")
+    world.volume("b", NEW, "$libdir/b")
+
+    verdict = _verdict(world, settings, traces)
+
+    assert [volume.name for volume in verdict.accepted] == ["b"]
+    assert _links(verdict.volumes[1].findings) == []
+    is_proven = "/extensions/a/lib/a.so" in traces
+    assert [volume.name for volume in verdict.accused] == ([] if is_proven else ["a"])
+
+
+def test_a_volume_that_takes_a_library_of_a_good_one_is_at_fault_before_those_it_spoils(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """The good one is used whatever becomes of it."""
+    broken = {"needed": ["libgood.so", "libgeos.so.1"]}
+    world.volume("a", {**OLD, "lib/a.so": broken}, "$libdir/a")
+    world.volume("b", NEW, "$libdir/b")
+    world.volume("c", {"system/libgood.so": {}})
+
+    verdict = _verdict(world, settings)
+
+    assert [volume.name for volume in verdict.accepted] == ["b", "c"]
+
+
+def test_volumes_that_spoil_each_other_are_both_left_out(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """Nobody can tell which one was wanted."""
+    lacking = {"needed": ["libother.so"], "wants": ["other"]}
+    world.volume("a", {**OLD, "lib/a.so": lacking}, "$libdir/a")
+    world.volume("b", {**NEW, "system/libother.so": {}}, "$libdir/b")
+    world.volume("c", {"lib/c.so": {}}, "$libdir/c")
+
+    verdict = _verdict(world, settings)
+
+    assert [volume.name for volume in verdict.accepted] == ["c"]
+    assert [_links(volume.findings) for volume in verdict.volumes] == [*[["EXT042"]] * 2, []]
+
+
+def test_what_the_loader_said_with_a_volume_in_its_way_counts_no_more_without_it(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """It was content with a library of a volume that is left out."""
+    world.volume("a", {"system/liba.so": {}, "lib/a.so": MISSING}, "$libdir/a")
+    world.volume("b", {"lib/b.so": {"needed": ["liba.so"]}}, "$libdir/b")
+
+    verdict = _verdict(
+        world,
+        settings,
+        {
+            "/extensions/a/lib/a.so": Trace(missing=("libgeos.so.1",)),
+            "/extensions/b/lib/b.so": Trace((("liba.so", "/extensions/a/system/liba.so"),)),
+        },
+    )
+
+    assert verdict.accepted == ()
+    assert [volume.name for volume in verdict.accused] == ["b"]
 
 
 @pytest.mark.parametrize("parameter", ["session_preload_libraries", "Session_Preload_Libraries"])
