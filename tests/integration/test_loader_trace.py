@@ -19,10 +19,12 @@ from instance_manager.extensions.loader_trace import Trace, UndefinedSymbol, Ver
 from instance_manager.postgres import account
 from instance_manager.postgres.embedded import Demonstration
 from tests.support import modules
+from tests.support.made_objects import make_object
 from tests.support.manager import ACCOUNT, Manager, until
 from tests.support.modules import Volumes
 
 PROJECT = Path(__file__).parents[2]
+MAGIC = ["Pg_magic_func"]
 
 
 @pytest.fixture
@@ -324,6 +326,26 @@ def test_who_needs_a_volume_that_the_loader_refuses_is_left_out_too(manager: Man
     (why,) = [one for one in report["volumes"][1]["findings"] if one["severity"] == "error"]
     assert why["code"] == "EXT040"
     assert need in why["message"]
+
+
+def test_a_volume_that_is_left_out_spoils_no_other_one(manager: Manager) -> None:
+    """Its old library is out of the way before anybody else is judged, also with the loader."""
+    volumes = Volumes(manager)
+    old = {"needed": ["libfoo.so.1", "libgone.so.9"], "wants": ["foo"], "exports": MAGIC}
+    new = {"needed": ["libfoo.so.1"], "wants": ["bar"], "exports": MAGIC}
+    for name, made, provided in (("aold", old, ["foo"]), ("bnew", new, ["foo", "bar"])):
+        system = volumes.module(name, make_object(**made)).parents[1] / "system"
+        system.mkdir()
+        library = make_object(soname="libfoo.so.1", exports=provided)
+        (system / "libfoo.so.1").write_bytes(library)
+    manager.start().until_ready()
+    report = manager.ask("POST", "/v1/extensions/rescan")[1]
+
+    assert states(manager) == {"aold": "quarantined", "bnew": "ready"}
+    assert report["composed"]["ld_library_path"].split(":")[0] == f"{volumes.root}/bnew/system"
+    codes = [[one["code"] for one in volume["findings"]] for volume in report["volumes"]]
+    assert "EXT040" in codes[0]
+    assert not {"EXT042", "EXT047", "EXT081"} & {*codes[0], *codes[1]}
 
 
 def test_a_volume_that_would_keep_the_server_from_starting_is_left_out(manager: Manager) -> None:
