@@ -566,6 +566,50 @@ def test_a_volume_that_takes_a_library_of_a_good_one_is_at_fault_before_those_it
     assert [volume.name for volume in verdict.accepted] == ["b", "c"]
 
 
+def test_a_volume_that_goes_with_another_one_spoils_none_either(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """It seems good until that one is gone: those that took a library of its wait for that."""
+    world.volume("a", {"system/liba.so": {}, "lib/a.so": MISSING}, "$libdir/a")
+    world.volume("aa", {**OLD, "lib/aa.so": {"needed": ["liba.so"]}}, "$libdir/aa")
+    world.volume("b", NEW, "$libdir/b")
+
+    assert [volume.name for volume in _verdict(world, settings).accepted] == ["b"]
+
+
+def test_what_the_loader_alone_says_with_a_broken_volume_in_its_way_is_asked_again(
+    world: World, settings: Callable[..., Settings]
+) -> None:
+    """The emulation has nothing against it, so it is used meanwhile."""
+    world.volume("a", {**OLD, "lib/a.so": MISSING}, "$libdir/a")
+    world.volume("b", {"lib/b.so": {}}, "$libdir/b")
+    broken = {"/extensions/a/lib/a.so": Trace(missing=("libgeos.so.1",))}
+
+    verdict = _verdict(world, settings, broken | {"/extensions/b/lib/b.so": OLD_TAKEN})
+
+    assert [volume.name for volume in verdict.accepted] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("traces", "accused"),
+    [({}, ["a", "b"]), ({"/extensions/a/lib/a.so": Trace(missing=("libgeos.so.1",))}, [])],
+)
+def test_who_lacks_the_module_of_an_accused_volume_is_asked_about_with_it(
+    world: World,
+    settings: Callable[..., Settings],
+    traces: Mapping[str, Trace],
+    accused: list[str],
+) -> None:
+    """It is back if that one is cleared; where the loader agrees, there is nothing to ask."""
+    world.volume("a", {"lib/a.so": MISSING}, "$libdir/a")
+    world.volume("b", {"lib/b.so": {}}, "$libdir/a")
+
+    verdict = _verdict(world, settings, traces)
+
+    assert verdict.accepted == ()
+    assert [volume.name for volume in verdict.accused] == accused
+
+
 def test_volumes_that_spoil_each_other_are_both_left_out(
     world: World, settings: Callable[..., Settings]
 ) -> None:
