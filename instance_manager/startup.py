@@ -317,10 +317,7 @@ class Startup:
         return _EVENTS.get(await self._observer.ask())
 
     async def still_fails(self, failure: InstanceManagerError) -> InstanceManagerError | None:
-        """Return why a start would fail that has failed for want of something that may come.
-
-        That is the lock, the volume of the data, space, or an answer from the extension volumes.
-        """
+        """Return why a start would fail that has failed for want of what may come by itself."""
         try:
             if isinstance(failure, DataDirectoryInUseError):
                 await self._files_turn.run("lock", self._take_lock)

@@ -331,10 +331,11 @@ def test_who_needs_a_volume_that_the_loader_refuses_is_left_out_too(manager: Man
 def test_a_volume_that_is_left_out_spoils_no_other_one(manager: Manager) -> None:
     """Its old library is out of the way before anybody else is judged, also with the loader."""
     volumes = Volumes(manager)
-    old = {"needed": ["libfoo.so.1", "libgone.so.9"], "wants": ["foo"], "exports": MAGIC}
-    new = {"needed": ["libfoo.so.1"], "wants": ["bar"], "exports": MAGIC}
-    for name, made, provided in (("aold", old, ["foo"]), ("bnew", new, ["foo", "bar"])):
-        system = volumes.module(name, make_object(**made)).parents[1] / "system"
+    needed = ["libfoo.so.1", "libgone.so.9"]
+    old = make_object(needed=needed, wants=["foo"], exports=MAGIC)
+    new = make_object(needed=needed[:1], wants=["bar"], exports=MAGIC)
+    for name, module, provided in (("aold", old, ["foo"]), ("bnew", new, ["foo", "bar"])):
+        system = volumes.module(name, module).parents[1] / "system"
         system.mkdir()
         library = make_object(soname="libfoo.so.1", exports=provided)
         (system / "libfoo.so.1").write_bytes(library)
