@@ -359,12 +359,13 @@ class Instance:
     async def restart(self, mode: StopMode | None, progress: Progress) -> None:
         """Stop postgres, and start it again."""
         supervisor = self._rooms.supervisor
-        self._rooms.startup.inventory.is_ignored = False
         if supervisor.state is State.RUNNING:
             # What is wrong is told while there is still a server that can go on.
             progress.report("rehearsal")
             await self._rehearse()
         supervisor.request(Event.RESTART_REQUESTED, Rung(mode) if mode else None)
+        # Not before: where this was refused, the server that goes on keeps what it was given.
+        self._rooms.startup.inventory.is_ignored = False
         await self._until_started(progress)
 
     async def _rehearse(self) -> None:
@@ -417,7 +418,8 @@ class Instance:
             progress.report("reading the settings")
             self._apply(await startup.reread_settings())
             if supervisor.state in _ALIVE:
-                await startup.look_at_volumes()
+                # What is missing is so without a reload, too; and it may change what is urgent.
+                await startup.look_at_volumes(ignore_inventory=True)
                 await self._reload_server(progress)
                 self.extension_updates.reconciler.hurry()
             elif supervisor.state is State.FAILED:
@@ -440,7 +442,9 @@ class Instance:
     async def _reload_server(self, progress: Progress) -> None:
         supervisor, startup = self._rooms.supervisor, self._rooms.startup
         progress.report("writing the configuration")
-        await startup.configure()
+        await self._rooms.observer.read_facts()
+        seen = self._rooms.observer.facts
+        await startup.configure(seen.dynamic_library_path or "" if seen else "")
         if supervisor.postmaster is None:
             return
         progress.report("loading")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import DataDirectoryError
 from instance_manager.log import get_logger
+from instance_manager.postgres import wal_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,8 @@ class InventoryFile:
     *files* tells where, each time; *turn* is that of all work on our files; *is_ours* says, in a
     thread, whether the directory is.
     Once *is_ignored*, starts are not refused for what it says, until somebody asks for another.
-    *is_foreign* says that the file which was seen last came with a copy.
+    *is_foreign* says that the file which was seen last came with a copy, and *is_replaying* that
+    the last look saw a standby or a recovery: replay loads no library of an extension.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class InventoryFile:
     ) -> None:
         self.is_ignored = False
         self.is_foreign = False
+        self.is_replaying = False
         self._where = files
         self._instance = instance
         self._turn = turn
@@ -51,6 +54,9 @@ class InventoryFile:
 
     def completed(self, report: ExtensionsReport, server: ServerFacts) -> ExtensionsReport:
         """Return the report with what databases need and would not find; reads, in a thread."""
+        self.is_replaying = wal_directory.comes_from_elsewhere(self._files.data_directory)
+        # A standby that was promoted comes again after a crash, too.
+        self.is_ignored = self.is_ignored or self.is_replaying
         inventory = self.load()
         if inventory is None:
             return report
@@ -58,6 +64,10 @@ class InventoryFile:
 
         found = room.findings(inventory, report, server)
         return report.model_copy(update={"findings": (*report.findings, *found)})
+
+    def is_passed_over(self, asked: bool | None) -> bool:
+        """Whether what databases need is no reason now; None: as the last start was asked for."""
+        return self.is_replaying or (self.is_ignored if asked is None else asked)
 
     def load(self) -> Inventory | None:
         """Return what was kept last; None without one that is this instance's."""

@@ -128,11 +128,13 @@ class InventoryWatch:
             # Equal to the byte, so that the file is left alone.
             inventory = before
         try:
-            await self._startup.inventory.store(inventory)
+            is_news = await self._startup.inventory.store(inventory)
         except (InstanceManagerError, OSError) as error:
             _log.warning("the inventory of the databases can't be kept", reason=str(error))
         else:
             self._kept = inventory
+            if is_news:
+                self._startup.prover.reconsider()
 
     def _tell(self, problems: tuple[str, ...]) -> None:
         """Log what could not be read: once, and again when it has changed."""

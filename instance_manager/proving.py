@@ -124,15 +124,21 @@ class Prover:
                 await self._looked.wait()
         self._looked.clear()
 
+    def reconsider(self) -> None:
+        """Have the last look judged anew in :meth:`complete`: others know more than before."""
+        self._is_complete = False
+        self._looked.set()
+
     async def complete(self) -> None:
         """Ask the loader what it was not asked yet, and read the contents of the volumes."""
         look, number = self._look, self._kept
         if look is not None and not self._is_complete:
+            # Before it is: meanwhile somebody may have it reconsidered.
+            self._is_complete = True
             examination, _ = await self._prove(look, math.inf)
             # Somebody may have looked again meanwhile: what they saw is newer.
             if number == self._kept and self.examination is not None:
                 seconds = self.examination.report.scan_seconds
-                self._is_complete = True
                 self._take(scan.timed(examination, seconds))
         await self._read_contents()
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from instance_manager.configuration import hba, parameters, rendering, writing
+from instance_manager.extensions import drift
 from instance_manager.log import get_logger
 from instance_manager.postgres import control_data, instance_state
 
@@ -50,8 +51,12 @@ def render_configuration(settings: Settings, examination: Examination, target: T
     return rendering.render(_assemble(settings, examination, target))
 
 
-def write_configuration(settings: Settings, examination: Examination, target: Target) -> Written:
+def write_configuration(
+    settings: Settings, examination: Examination, target: Target, library_path: str = ""
+) -> Written:
     """Write parameters, access rules and name maps, and make the server read them.
+
+    A server that runs with *library_path* does not lose the directories that databases need.
 
     Raises:
         DataDirectoryError: the control file can't be read.
@@ -59,6 +64,8 @@ def write_configuration(settings: Settings, examination: Examination, target: Ta
     """
     files = target.files
     state = _state(target)
+    report = drift.with_needed(examination.report, library_path)
+    examination = examination._replace(report=report)
     text = render_configuration(settings, examination, target)
     rules, maps = _access(settings, target, state)
     changed = [

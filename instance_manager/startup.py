@@ -216,8 +216,8 @@ class Startup:
         ports.require_free(self.settings.postgres)
         return Event.PREPARED
 
-    async def look_at_volumes(self) -> None:
-        """Discover and judge the volumes.
+    async def look_at_volumes(self, *, ignore_inventory: bool | None = None) -> None:
+        """Discover and judge the volumes; what databases need may be only reported.
 
         Raises:
             PreflightError: the policy forbids to start with them, or they do not answer.
@@ -226,11 +226,11 @@ class Startup:
         if self.inventory.is_foreign:
             message = "an inventory of the databases that came with a copy is not used"
             self._journal.on_event("InventoryIgnored", message)
-        refused = self.refusal()
+        refused = self.refusal(ignore_inventory=ignore_inventory)
         if refused is not None:
             raise refused
 
-    def refusal(self) -> PreflightError | None:
+    def refusal(self, *, ignore_inventory: bool | None = None) -> PreflightError | None:
         """Return why postgres must not be started after the last look, or None."""
         if self.examination is None:
             return None
@@ -239,7 +239,7 @@ class Startup:
             self.examination.report,
             self.settings,
             libraries,
-            ignore_inventory=self.inventory.is_ignored,
+            ignore_inventory=self.inventory.is_passed_over(ignore_inventory),
         )
 
     async def rescan(self) -> ExtensionsReport:
@@ -263,7 +263,7 @@ class Startup:
         Raises:
             InstanceManagerError: it would not, and why.
         """
-        await self.look_at_volumes()
+        await self.look_at_volumes(ignore_inventory=False)
         with self._timed("rehearsal"):
             loading = self._trial.loading(self.settings)
             await self._trial.require(self._render(), self._server_environment(), loading)
@@ -281,9 +281,11 @@ class Startup:
         self.settings = keep(self.settings, new, waiting)
         return self.settings
 
-    async def configure(self) -> Written:
-        """Render the configuration and write it where the server reads it."""
-        self.written = await self._files_turn.run("configuration", self._write_configuration)
+    async def configure(self, library_path: str = "") -> Written:
+        """Write what the server reads; *library_path* is what one that runs has now."""
+        self.written = await self._files_turn.run(
+            "configuration", self._write_configuration, library_path
+        )
         self.generation += self.written.changed
         return self.written
 
@@ -449,9 +451,9 @@ class Startup:
         assert self.version is not None  # noqa: S101 - prepare() has read it
         return binaries.server_facts(self.place.binaries, self.version)
 
-    def _write_configuration(self) -> Written:
+    def _write_configuration(self, library_path: str) -> Written:
         assert self.examination is not None  # noqa: S101 - prepare() has looked
-        return write_configuration(self.settings, self.examination, self._target())
+        return write_configuration(self.settings, self.examination, self._target(), library_path)
 
     def _render(self) -> str:
         assert self.examination is not None  # noqa: S101 - prepare() has looked

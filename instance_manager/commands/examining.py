@@ -16,7 +16,14 @@ from instance_manager.databases import inventory
 from instance_manager.errors import DataDirectoryError
 from instance_manager.extensions import preflight, scan
 from instance_manager.extensions.composition import Base
-from instance_manager.postgres import before_start, binaries, data_directory, lost, process
+from instance_manager.postgres import (
+    before_start,
+    binaries,
+    data_directory,
+    lost,
+    process,
+    wal_directory,
+)
 from instance_manager.postgres.tracing import Tracer
 from instance_manager.proving import Look, prove
 from instance_manager.supervision.children import Children
@@ -75,7 +82,12 @@ def examine(
     return Examined(
         examination=examination,
         version=version,
-        refusal=preflight.refusal(examination.report, settings, server.libraries),
+        refusal=preflight.refusal(
+            examination.report,
+            settings,
+            server.libraries,
+            ignore_inventory=_is_replaying(directory),
+        ),
         directory=directory,
         problem=problem,
         is_new=is_new,
@@ -108,6 +120,13 @@ def _with_needs(
         return report
     found = inventory.findings(known, report, server) if known else ()
     return report.model_copy(update={"findings": (*report.findings, *found)})
+
+
+def _is_replaying(directory: Path) -> bool:
+    try:
+        return wal_directory.comes_from_elsewhere(directory)
+    except OSError:
+        return False  # why it can't be read is told by itself
 
 
 async def _read_version(server: Binaries, tools: dict[str, str]) -> Version:

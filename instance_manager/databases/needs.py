@@ -7,6 +7,7 @@ dfmgr.c). In doubt a library is taken for there: a start must not be refused by 
 
 from __future__ import annotations
 
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.extensions.findings import Code, finding
@@ -14,7 +15,7 @@ from instance_manager.extensions.models import Severity, State
 from instance_manager.extensions.paths import split_search_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from instance_manager.databases.facts import (
         Database,
@@ -29,34 +30,44 @@ if TYPE_CHECKING:
 
 _LIBDIR: Final = "$libdir"
 _NAMED: Final = 5
-"""So many databases are named in one message."""
+"""So many databases or libraries are named in one message."""
+_NAME_SHOWN: Final = 100
+"""Characters of a library's name that anybody may have given."""
+_MOST_BY_OVERRIDES: Final = 1000
+"""Libraries of overrides that are looked for: whoever may log in can list as many as they like."""
 
 
 class Need(NamedTuple):
     """A library that is searched for in *files*, in this order; none where that is not known.
 
-    *user* is what uses it, and *failing* what would fail without it: words for people.
+    *user* is what uses it: words for people. *override* is what has sessions load it, where the
+    contents of a database do not need it.
     """
 
     database: str
     library: str
     files: tuple[str, ...]
-    user: str
+    user: str = ""
     extension: str | None = None
-    failing: str = "queries"
+    override: Override | None = None
 
 
 def needs_of(
     inventory: Inventory, report: ExtensionsReport, server: ServerFacts
 ) -> tuple[Need, ...]:
-    """Return every library that a database needs and where the server would look for it."""
+    """Return every library that a database needs and where the server would look for it.
+
+    Those that a database or role has its sessions load are cut to the first thousand.
+    """
     if not server.library_directory:
         return ()
-    return tuple(
+    of_databases = (
         need
         for database in inventory.databases
         for need in _of_database(database, inventory.overrides, report, server)
     )
+    of_sessions = _of_sessions(inventory.overrides, report, server)
+    return (*of_databases, *islice(of_sessions, _MOST_BY_OVERRIDES))
 
 
 def control_files(
@@ -86,6 +97,9 @@ def judge(
 ) -> tuple[Finding, ...]:
     """Return what databases need and the server would not find.
 
+    Only what the contents of a database need is an error: a list of libraries is set by whoever
+    owns a database or has a role, without any rights over the server.
+
     Args:
         inventory: what was read last.
         report: the volumes, and what is composed of them.
@@ -94,13 +108,18 @@ def judge(
     """
     needs = needs_of(inventory, report, server)
     missing = [each for each in needs if each.files and present.isdisjoint(each.files)]
-    told = {each.extension for each in missing}
+    needed = [each for each in missing if each.override is None]
+    told = {each.extension for each in needed}
     controls = {
         name: files
         for name, files in control_files(inventory, report, server).items()
         if name not in told and present.isdisjoint(files)
     }
-    return (*_vanished(missing, report), *_without_control(inventory, controls))
+    return (
+        *_vanished(needed, report),
+        *_without_control(inventory, controls),
+        *_not_loaded([each for each in missing if each.override is not None]),
+    )
 
 
 def outdated(database: Database, reading: Reading) -> Iterator[Finding]:
@@ -143,11 +162,19 @@ def _of_database(
         user = _user(library, versions)
         files = _candidates(name, path, libdir)
         yield Need(database.name, name, files, user, library.extension)
-    for each in own:
-        if each.database is not None and each.role is None:
-            for name in _preloads(each):
-                files = _candidates(name, path, libdir)
-                yield Need(database.name, name, files, each.parameter, failing="every login")
+
+
+def _of_sessions(
+    overrides: Sequence[Override], report: ExtensionsReport, server: ServerFacts
+) -> Iterator[Need]:
+    """Yield what databases and roles have their sessions load."""
+    paths = [each.value for each in overrides if each.parameter == "dynamic_library_path"]
+    # Which of them is in force depends on database and role: any may be.
+    path = ":".join(dict.fromkeys([report.composed.dynamic_library_path, *paths]))
+    for each in overrides:
+        for name in _preloads(each):
+            files = _candidates(name, path, server.library_directory)
+            yield Need(each.database or "", name, files, override=each)
 
 
 def _user(library: Library, versions: Mapping[str, str]) -> str:
@@ -191,15 +218,38 @@ def _expanded(path: str, libdir: str) -> str:
 
 
 def _vanished(missing: Iterable[Need], report: ExtensionsReport) -> Iterator[Finding]:
-    databases: dict[tuple[str, str, str], list[str]] = {}
+    databases: dict[tuple[str, str], list[str]] = {}
     for each in missing:
-        databases.setdefault((each.library, each.user, each.failing), []).append(each.database)
+        databases.setdefault((each.library, each.user), []).append(each.database)
     quarantined = [each for each in report.volumes if each.state is State.QUARANTINED]
-    for (library, user, failing), names in databases.items():
+    for (library, user), names in databases.items():
         uses = f"{_listed(names)} use{'s' if len(names) == 1 else ''} {user}"
         message = f'{uses} (library "{library}") but {_nowhere(library, quarantined)};'
-        message += f' {failing} would fail with: could not access file "{library}"'
+        message += f' queries would fail with: could not access file "{library}"'
         yield finding(Code.VANISHED, library, message)
+
+
+def _not_loaded(missing: Iterable[Need]) -> Iterator[Finding]:
+    """Yield one finding for each override, whatever it lists."""
+    for override, needs in groupby(missing, key=lambda each: each.override):
+        if override is None:
+            continue
+        names = [each.library[:_NAME_SHOWN] for each in needs]
+        message = f"sessions of {_whose(override)} load {_quoted(names)} by"
+        message += f" {override.parameter}, which is nowhere; logins would fail with: could not"
+        yield finding(
+            Code.SESSION_LIBRARY,
+            override.parameter,
+            f'{message} access file "{names[0]}"',
+        )
+
+
+def _whose(override: Override) -> str:
+    role = "all roles" if override.role is None else f'role "{override.role}"'
+    if override.database is None:
+        return role
+    database = f'database "{override.database}"'
+    return database if override.role is None else f"{role} in {database}"
 
 
 def _nowhere(library: str, quarantined: Iterable[Volume]) -> str:
@@ -232,6 +282,9 @@ def _no_control(each: Installed, databases: list[str]) -> Finding:
 
 
 def _listed(names: list[str]) -> str:
+    return f"database{'' if len(names) == 1 else 's'} {_quoted(names)}"
+
+
+def _quoted(names: list[str]) -> str:
     shown = ", ".join(f'"{name}"' for name in names[:_NAMED])
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"database{'' if len(names) == 1 else 's'} {shown}{more}"
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown

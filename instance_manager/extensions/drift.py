@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from instance_manager.extensions.findings import Code
 from instance_manager.extensions.models import Composed, NotRunning, PendingAction
+from instance_manager.extensions.paths import join_search_path, split_search_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -46,6 +48,20 @@ def with_running(report: ExtensionsReport, running: Composed | None) -> Extensio
     if action is PendingAction.NONE:
         action = pending_action(report.composed, running)
     return report.model_copy(update={"running": running, "pending_action": action})
+
+
+def with_needed(report: ExtensionsReport, library_path: str) -> ExtensionsReport:
+    """Return the report with the directories of a running server's *library_path* composed, too.
+
+    Only as long as a database needs a library that is nowhere: its volume may be in quarantine,
+    and still be of use to the server that has it. Last, so that nothing is found there instead.
+    """
+    if all(each.code != Code.VANISHED for each in report.findings):
+        return report
+    paths = (report.composed.dynamic_library_path, library_path)
+    path = join_search_path(*map(split_search_path, paths))
+    composed = report.composed.model_copy(update={"dynamic_library_path": path})
+    return report.model_copy(update={"composed": composed})
 
 
 def pending_action(composed: Composed, running: Composed) -> PendingAction:

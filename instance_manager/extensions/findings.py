@@ -74,6 +74,7 @@ class Code(StrEnum):
     VANISHED = "EXT070"
     UPDATE_AVAILABLE = "EXT071"
     NO_UPDATE_PATH = "EXT072"
+    SESSION_LIBRARY = "EXT073"
     REHEARSAL = "EXT080"
     LOADER_DISAGREES = "EXT081"
     LIBRARY_REPLACED = "EXT082"
@@ -363,6 +364,12 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "an installed version can't be updated to the one that is there",
             "mount an image whose scripts lead there from the installed version",
         ),
+        Code.SESSION_LIBRARY: Rule(
+            _WARNING,
+            "sessions of a database or role load a library that is nowhere",
+            "mount the volume that holds it, or RESET the parameter by ALTER DATABASE or ALTER"
+            " ROLE",
+        ),
         Code.REHEARSAL: Rule(
             _ERROR,
             "a trial of the start failed",
@@ -394,7 +401,7 @@ REFUSING: Final = frozenset(
 """The findings of the whole set that forbid the start under every policy.
 
 The server, or every session of it, would fail on something that no quarantine takes away.
-``VANISHED`` does so only with ``extensions.inventory: enforce``.
+``VANISHED`` does so only with ``extensions.inventory: enforce``, and not in a recovery.
 """
 
 

@@ -73,6 +73,7 @@ WHY: Final[Mapping[Code, str]] = MappingProxyType(
         Code.VANISHED: "queries in that database would fail, some with every statement",
         Code.UPDATE_AVAILABLE: "the database runs old SQL definitions with the new library",
         Code.NO_UPDATE_PATH: "the database keeps old SQL definitions with the new library",
+        Code.SESSION_LIBRARY: "logins there fail; the server, and everybody else, are well",
         Code.REHEARSAL: _BROKEN_START,
         Code.LOADER_DISAGREES: "what was proven of the library may be wrong",
         Code.LIBRARY_REPLACED: "sessions that have loaded the old file go on with it",

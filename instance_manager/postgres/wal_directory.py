@@ -60,7 +60,7 @@ def require_in_place(data_directory: Path, configured: Path | None) -> None:
         is_without = first_segment(link) is None
     except PermissionError as error:
         raise _closed(link) from error
-    if is_without and not _comes_from_elsewhere(data_directory):
+    if is_without and not comes_from_elsewhere(data_directory):
         raise WalDirectoryError(
             f"cannot use WAL directory {_named(link)}: it holds no WAL segment",
             hint="an empty volume may be mounted there: mount the one that belongs to the data;"
@@ -142,7 +142,8 @@ def _elsewhere(link: Path, target: str, configured: Path) -> WalDirectoryError:
     )
 
 
-def _comes_from_elsewhere(data_directory: Path) -> bool:
+def comes_from_elsewhere(data_directory: Path) -> bool:
+    """Whether the server there replays WAL of another server or of an archive when it starts."""
     return any((data_directory / name).exists() for name in _FROM_ELSEWHERE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -111,6 +112,21 @@ def test_a_script_that_fails_is_told_with_its_line_and_so_fails_in_truth(
     assert f"({sqlstate}), in toy--1.1--{version}.sql" in operation["error"]["detail"]
     assert running.query(CATALOG) == before
     assert len(events(running, "ExtensionFailed")) == 1
+
+
+def test_a_rehearsal_tells_when_the_extension_is_not_as_it_was(running: Manager) -> None:
+    """Somebody else has updated it meanwhile: that is seen in the catalog, and not assumed."""
+    with ThreadPoolExecutor(1) as pool, running.sql(autocommit=False) as other:
+        other.execute("UPDATE pg_extension SET extversion = '1.1' WHERE extname = 'toy'")
+        report = pool.submit(rehearse, running, "1.1", lock_timeout_seconds=60)
+        until(
+            lambda: running.query("SELECT 1 FROM pg_locks WHERE NOT granted"),
+            "the update waits for the other one",
+        )
+        other.commit()
+
+    assert report.result()["outcome"] == "failed"
+    assert report.result()["rolled_back"] is False
 
 
 def test_a_step_after_one_that_fails_is_not_reached(running: Manager) -> None:

@@ -134,22 +134,38 @@ def test_what_used_a_library_can_be_dropped_without_it_but_for_indexes(using: Ma
         using.query("DROP EXTENSION vector CASCADE", dbname="search")
 
 
+def assert_comes_again(manager: Manager) -> None:
+    """Kill the postmaster, and see that the manager starts another one."""
+    before = manager.until_phase("running")["postgres"]["pid"]
+    os.kill(before, signal.SIGKILL)
+
+    def came_again() -> bool:
+        status = manager.status()
+        assert status is not None
+        assert status["phase"] != "failed", status["failure"]
+        return status["phase"] == "running" and status["postgres"]["pid"] not in (before, None)
+
+    assert until(came_again, "postgres was restarted")
+
+
 def test_a_crash_after_an_ignored_inventory_is_no_new_refusal(using: Manager) -> None:
     """Only a start that somebody asks for is judged anew."""
     assert using.end() == 0
     take_away(using)
     using.start().until_phase("failed")
     assert operate(using, "start", {"ignore_inventory": True})["state"] == "succeeded"
-    before = using.until_phase("running")["postgres"]["pid"]
-    os.kill(before, signal.SIGKILL)
+    assert_comes_again(using)
 
-    def came_again() -> bool:
-        status = using.status()
-        assert status is not None
-        assert status["phase"] != "failed"
-        return status["phase"] == "running" and status["postgres"]["pid"] not in (before, None)
 
-    assert until(came_again, "postgres was restarted")
+def test_a_restart_that_is_refused_changes_nothing_of_what_was_ignored(using: Manager) -> None:
+    """The server that goes on comes again after a crash as it would have before."""
+    assert using.end() == 0
+    take_away(using)
+    using.start().until_phase("failed")
+    assert operate(using, "start", {"ignore_inventory": True})["state"] == "succeeded"
+
+    assert operate(using, "restart")["error"]["code"] == "preflight-refused"
+    assert_comes_again(using)
 
 
 def test_with_report_it_starts_and_is_a_finding(using: Manager) -> None:
@@ -165,14 +181,63 @@ def test_with_report_it_starts_and_is_a_finding(using: Manager) -> None:
     assert using.run("check").returncode == 3
 
 
-def test_a_reload_does_not_take_a_volume_from_a_server_that_uses_it(using: Manager) -> None:
-    """It is refused, and the server keeps its paths; what is not used may go."""
-    path = using.query("SHOW dynamic_library_path")
-    take_away(using)
-    refused = operate(using, "reload")
+def codes(manager: Manager) -> list[str]:
+    """Return the codes of the findings that no volume has for itself."""
+    _, report = manager.ask("GET", "/v1/extensions")
+    return [each["code"] for each in report["findings"]]
 
-    assert refused["error"]["code"] == "preflight-refused"
+
+def test_a_reload_does_not_take_a_library_from_a_server_that_uses_it(using: Manager) -> None:
+    """It is done, since access rules may be urgent, and reports; the server searches as before."""
+    path = using.query("SHOW dynamic_library_path")
+    (volume(using) / "share" / "extension" / "broken.control").write_text("magic_sauce = 1\n")
+    using.settings["postgres"]["hba"] = ["host all urgent all reject", "host all all all trust"]
+    using.write_settings()
+
+    assert operate(using, "reload")["state"] == "succeeded"
+    assert codes(using) == ["EXT070"]
+    assert using.query("SELECT '[1]'::vector", dbname="shop") == [("[1]",)]
     assert using.query("SHOW dynamic_library_path") == path
+    assert using.query("SHOW extension_control_path") == [("$system",)]
+    rules = using.query("SELECT user_name FROM pg_hba_file_rules WHERE auth_method = 'reject'")
+    assert (["urgent"],) in rules
+    assert operate(using, "restart")["error"]["code"] == "preflight-refused"
+
+    (volume(using) / "share" / "extension" / "broken.control").unlink()
+    assert operate(using, "reload")["state"] == "succeeded"
+    assert (codes(using), using.query("SHOW dynamic_library_path")) == ([], path)
+
+
+def test_a_reload_takes_away_what_no_database_uses(using: Manager) -> None:
+    """Once the extension is dropped everywhere and the databases were read."""
+    for name in ("shop", "search"):
+        using.query("DROP EXTENSION vector", dbname=name)
+    operate_stop_start(using)
+    until(lambda: "vector" not in kept_all(using), "they are read")
+    take_away(using)
+
+    assert operate(using, "reload")["state"] == "succeeded"
+    assert using.query("SHOW dynamic_library_path") == [("$libdir",)]
+
+
+def test_nobodys_list_of_libraries_keeps_the_server_down(using: Manager) -> None:
+    """Its owner breaks her own database: it is told, and every start and reload goes on."""
+    using.query("CREATE ROLE mallory LOGIN")
+    using.query("CREATE DATABASE hers OWNER mallory")
+    with using.sql(user="mallory", dbname="hers") as hers:
+        hers.execute("ALTER DATABASE hers SET local_preload_libraries = 'nosuch'")
+        hers.execute("ALTER ROLE mallory SET local_preload_libraries = 'nosuch'")
+    operate_stop_start(using)
+    until(lambda: codes(using) == ["EXT073", "EXT073"], "it is told")
+
+    assert operate(using, "reload")["state"] == "succeeded"
+    assert operate(using, "restart")["state"] == "succeeded"
+    assert_comes_again(using)
+    assert using.end() == 0
+    assert using.run("check").returncode == 0
+    using.start().until_ready()
+    assert codes(using) == ["EXT073", "EXT073"]
+    assert using.query("SELECT '[1]'::vector", dbname="shop") == [("[1]",)]
 
 
 def kept_all(manager: Manager) -> list[str]:
@@ -290,6 +355,49 @@ def test_a_standby_is_read_too(using: Manager) -> None:
 
     assert using.query("SELECT pg_is_in_recovery()") == [(True,)]
     until(lambda: kept(using).get("shop") == ["plpgsql", "vector"], "its databases are read")
+
+
+def test_a_standby_starts_without_a_volume_that_only_queries_need(using: Manager) -> None:
+    """Replay loads no library of an extension; what is missing is told, until it matters."""
+    assert using.end() == 0
+    (using.data / "instance-manager" / "inventory.json").unlink()
+    signal_file = using.data / "standby.signal"
+    signal_file.touch()
+    os.chown(signal_file, using.data.stat().st_uid, using.data.stat().st_gid)
+    take_away(using)
+    using.start().until_ready()
+    until(lambda: codes(using) == ["EXT070"], "it is told once its databases are read")
+
+    assert using.end() == 0
+    checked = using.run("check", "--output", "json")
+    assert json.loads(checked.stdout)["refusal"] is None
+    using.start().until_ready()
+    assert codes(using) == ["EXT070"]
+    assert operate(using, "restart")["state"] == "succeeded"
+
+    assert using.query("SELECT pg_promote()") == [(True,)]
+    assert_comes_again(using)
+    assert operate(using, "restart")["error"]["code"] == "preflight-refused"
+    assert operate(using, "stop")["state"] == "succeeded"
+    assert operate(using, "start")["error"]["code"] == "preflight-refused"
+
+
+def test_what_a_server_that_stops_can_not_say_is_nobodys_problem(using: Manager) -> None:
+    """A reading that failed while the server ended is dropped; the one before it stays."""
+
+    def shop() -> dict[str, Any]:
+        _, databases = using.ask("GET", "/v1/databases")
+        return next((each for each in databases["items"] if each["name"] == "shop"), {})
+
+    until(shop, "it was read after the start")
+    before = shop()
+    ((oid,),) = using.query("SELECT oid::text FROM pg_database WHERE datname = 'shop'")
+    (using.data / "base" / oid / "PG_VERSION").unlink()
+    assert operate(using, "stop")["state"] == "succeeded"
+
+    assert before["problems"] == []
+    assert shop() == before
+    assert "not all of the databases can be read" not in using.logged()
 
 
 def test_the_databases_are_answered_from_memory(using: Manager) -> None:

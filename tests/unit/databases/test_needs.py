@@ -159,24 +159,58 @@ def test_a_path_that_a_role_or_database_has_set_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value", "file"),
+    ("parameter", "value", "library", "file"),
     [
-        ("session_preload_libraries", 'auto_explain, "vector"', f"{LIBDIR}/auto_explain.so"),
-        ("session_preload_libraries", "$libdir/x,vector", f"{LIBDIR}/x.so"),
-        ("local_preload_libraries", "x", f"{LIBDIR}/plugins/x.so"),
+        ("session_preload_libraries", "auto_explain", "auto_explain", "auto_explain.so"),
+        ("session_preload_libraries", '"$libdir/x"', "$libdir/x", "x.so"),
+        ("local_preload_libraries", "x", "$libdir/plugins/x", "plugins/x.so"),
     ],
 )
-def test_what_each_session_of_a_database_loads_is_needed(
-    parameter: str, value: str, file: str
+@pytest.mark.parametrize(
+    ("owner", "whose"),
+    [
+        (("app", None), 'database "app"'),
+        ((None, "mallory"), 'role "mallory"'),
+        (("app", "mallory"), 'role "mallory" in database "app"'),
+        ((None, None), "all roles"),
+    ],
+)
+def test_what_sessions_load_is_a_warning_that_names_whose_sessions(
+    parameter: str, value: str, library: str, file: str, owner: tuple[str, str], whose: str
 ) -> None:
-    """``$libdir/`` is not stripped there; a role's own list is no need of the database."""
-    override = Override(parameter, value, "app", None)
-    (first, *others) = said(using(overrides=(override,)), CONTROL)
-    assert f'database "app" uses {parameter}' in first
-    assert "every login would fail" in first
+    """``$libdir/`` is not stripped there; whoever may set it must not keep a server down."""
+    override = Override(parameter, value, *owner)
+    inventory = using(overrides=(override,))
+    (found,) = judge(inventory, REPORT, SERVER, frozenset({CONTROL}))
 
-    assert said(using(overrides=(override,)), CONTROL, file) == others
-    assert said(using(overrides=(override._replace(role="somebody"),)), CONTROL) == []
+    assert (found.code, found.severity, found.subject) == ("EXT073", "warning", parameter)
+    assert found.message == (
+        f'sessions of {whose} load "{library}" by {parameter}, which is nowhere; logins would'
+        f' fail with: could not access file "{library}"'
+    )
+    assert said(inventory, CONTROL, f"{LIBDIR}/{file}") == []
+
+
+def test_a_list_of_libraries_is_one_finding_however_long_it_is() -> None:
+    """Nobody's list makes a start or an answer long."""
+    names = ",".join(f"{n:0200}" for n in range(100000))
+    override = Override("local_preload_libraries", names, "app", "mallory")
+    inventory = using(overrides=(override,) * 10)
+
+    assert len(needs_of(inventory, REPORT, SERVER)) == 1000
+    (message,) = said(inventory, CONTROL)
+    assert "and 995 more by local_preload_libraries" in message
+    assert len(message) < 1000
+
+
+def test_a_library_that_contents_and_sessions_need_is_told_for_both() -> None:
+    """The error by what the database holds, the warning by what was set."""
+    override = Override("session_preload_libraries", "vector", "app", None)
+    found = said(using(IN_VECTOR, overrides=(override,)), CONTROL)
+
+    assert [each[:6] for each in found] == ["EXT070", "EXT073"]
+    there = "/extensions/pgvector/lib/vector.so"
+    assert said(using(IN_VECTOR, overrides=(override,)), CONTROL, there) == []
 
 
 def test_a_control_file_that_is_nowhere_is_a_warning() -> None:

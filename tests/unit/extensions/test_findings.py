@@ -72,6 +72,7 @@ def test_the_severities_are_the_contracts() -> None:
             "EXT057",
             "EXT061",
             "EXT072",
+            "EXT073",
             "EXT081",
             "EXT082",
         ),
