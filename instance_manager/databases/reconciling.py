@@ -147,6 +147,7 @@ class Reconciler:
             async with slots:
                 found = await self._look_at(database)
             self._replace_troubles(database.name, found or {})
+            self._look_again(found or {})
             return found is None
 
         async with asyncio.TaskGroup() as group:
@@ -234,6 +235,15 @@ class Reconciler:
             if self._troubles.get((database, extension)) != trouble:
                 self._troubles[database, extension] = trouble
                 self._tell_trouble(trouble)
+
+    def _look_again(self, found: dict[str, Trouble]) -> None:
+        """Have a look soon at what no action was tried about: what it needs may be made."""
+        now = self._clock()
+        for trouble in found.values():
+            key = trouble.database, trouble.extension
+            before = self._retries.get(key)
+            if before is None or before.at <= now:
+                self._retries[key] = troubles.retry_after(None, trouble, before, now)
 
     def _tell_trouble(self, trouble: Trouble) -> None:
         reason = "ExtensionFailed" if trouble.extension else "DatabaseFailed"

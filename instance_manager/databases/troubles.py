@@ -40,15 +40,20 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """An action that failed, how often, and when it is due again by the caller's clock."""
+    """An action that failed, how often, and when it is due again by the caller's clock.
 
-    action: Action
+    None is to look again: what an action needs is missing, such as a database or a schema.
+    """
+
+    action: Action | None
     attempts: int
     at: float
     trouble: Trouble
 
 
-def retry_after(action: Action, trouble: Trouble, before: Retry | None, now: float) -> Retry:
+def retry_after(
+    action: Action | None, trouble: Trouble, before: Retry | None, now: float
+) -> Retry:
     """Return when to try again: after 5 s, then twice as long each time, at most 5 minutes."""
     attempts = before.attempts + 1 if before is not None and before.action == action else 1
     pause = min(_FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 10), _LAST_RETRY_SECONDS)

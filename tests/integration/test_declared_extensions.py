@@ -352,6 +352,39 @@ class Steady:
         return State.RUNNING
 
 
+async def make_what_is_missing(manager: Manager) -> None:
+    """Make a database, then a schema in it, which a reconciler with a long period waits for."""
+    wanted = [{"name": "toy", "schema": "place"}]
+    settings = DatabaseSettings.model_validate({"name": "later", "extensions": wanted})
+    sessions = Sessions(Target(Path("127.0.0.1"), manager.port, "postgres"), lambda: 180000)
+    ring = Events(now=lambda: datetime.now(UTC))
+    reconciler = Reconciler(
+        Steady(), sessions, lambda: [settings], Turns(), ring, clock=time.monotonic
+    )
+    reconciler.period_seconds = 3600.0
+    work = asyncio.create_task(reconciler.run())
+
+    async def until_told(words: str) -> None:
+        await asyncio.to_thread(until, lambda: words in reconciler.verdict().message, words)
+
+    try:
+        await until_told("there is no such database")
+        await asyncio.to_thread(manager.query, "CREATE DATABASE later")
+        await until_told("there is no schema 'place'")
+        await asyncio.to_thread(manager.query, "CREATE SCHEMA place", dbname="later")
+        await until_told("as declared: later")
+    finally:
+        work.cancel()
+        await asyncio.wait({work})
+
+
+def test_a_database_and_a_schema_that_are_made_are_seen_soon(declared: Manager) -> None:
+    """As what failed is tried again soon; the next look of its own would be an hour later."""
+    declared.start().until_ready()
+
+    asyncio.run(make_what_is_missing(declared))
+
+
 async def look_again_and_again(manager: Manager, ring: Events) -> None:
     """Drop an extension behind the reconciler's back, three times, beside one that fails."""
     settings = DatabaseSettings.model_validate(
