@@ -35,11 +35,11 @@ def instance_of(request: web.Request) -> Instance:
 def answer(
     document: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Return a response that carries *document* as JSON."""
+    """Return a response that carries *document* as JSON, a line of its own on a terminal."""
     return web.Response(
         status=status,
         headers=headers,
-        body=document.model_dump_json(by_alias=True).encode(),
+        body=f"{document.model_dump_json(by_alias=True)}\n".encode(),
         content_type="application/json",
     )
 

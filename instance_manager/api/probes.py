@@ -45,7 +45,7 @@ def probe(name: str, shown_as: str = "") -> Handler:
             return documents.answer(report(verdict, excluded, withhold=withhold), status=status)
         verbose = failed or "verbose" in request.query
         text = describe(shown_as or name, verdict, excluded, withhold=withhold)
-        return web.Response(text=text if verbose else "ok", status=status)
+        return web.Response(text=text if verbose else "ok\n", status=status)
 
     return handle
 

@@ -136,7 +136,7 @@ def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> web.Re
     return web.Response(
         status=problem.status,
         headers=headers,
-        body=problem.model_dump_json(exclude_none=True).encode(),
+        body=f"{problem.model_dump_json(exclude_none=True)}\n".encode(),
         content_type=CONTENT_TYPE,
     )
 

@@ -127,9 +127,10 @@ class ExtensionKeeper:
                 details=_details(plan),
             )
             raise
-        self._events.record(
-            "ExtensionUpdated", f"{_words(plan)}: done", actor=actor, details=_details(plan)
-        )
+        if plan.from_version != plan.to_version:
+            self._events.record(
+                "ExtensionUpdated", f"{_words(plan)}: done", actor=actor, details=_details(plan)
+            )
 
 
 def _words(plan: UpdatePlan) -> str:

@@ -188,9 +188,9 @@ def test_the_real_update_is_an_operation(running: Manager) -> None:
     assert (report["path"], report["steps"]) == (["1.2"], [])
     assert report["remarks"] == ["there is nothing to update"]
     _, document = running.ask("GET", "/v1/events")
-    actors = {one["actor"] for one in document["items"] if one["reason"] == "ExtensionUpdated"}
+    actors = [one["actor"] for one in document["items"] if one["reason"] == "ExtensionUpdated"]
     assert "manager" not in actors
-    assert len(actors) == 1
+    assert len(actors) == 1  # the second one changed nothing
 
 
 def test_one_update_at_a_time_and_it_can_be_called_back(running: Manager) -> None:

@@ -19,7 +19,7 @@ async def test_a_good_probe_answers_ok(serving: Serving, path: str) -> None:
     async with serving() as served:
         answer = await served.ask("GET", path, port=served.health_port)
 
-    assert (answer.status, answer.body) == (200, b"ok")
+    assert (answer.status, answer.body) == (200, b"ok\n")
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert answer.headers["Cache-Control"] == "no-store"
 
@@ -62,7 +62,7 @@ async def test_checks_can_be_excluded_one_by_one(serving: Serving) -> None:
             "GET", "/readyz?exclude=postgres&exclude=shutdown", port=served.health_port
         )
 
-    assert (one.status, both.status, both.body) == (503, 200, b"ok")
+    assert (one.status, both.status, both.body) == (503, 200, b"ok\n")
 
 
 async def test_one_check_can_be_asked_alone(serving: Serving) -> None:
@@ -72,7 +72,7 @@ async def test_one_check_can_be_asked_alone(serving: Serving) -> None:
         bad = await served.ask("GET", "/readyz/postgres", port=served.health_port)
         good = await served.ask("GET", "/readyz/lag", port=served.health_port)
 
-    assert (bad.status, good.status, good.body) == (503, 200, b"ok")
+    assert (bad.status, good.status, good.body) == (503, 200, b"ok\n")
     assert bad.body == b"[-]postgres failed: reason withheld\nreadyz check failed\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instance_manager.api.documents import parse
+from instance_manager.api.documents import answer, parse
 from instance_manager.api.models import EmptyRequest, FieldProblem, StopRequest
 from instance_manager.api.problems import RequestCode, RequestError
 
@@ -17,6 +17,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
     max_leaves=3,
 )
+
+
+def test_an_answer_ends_with_a_newline() -> None:
+    """As a line of its own where somebody reads it with curl."""
+    assert answer(StopRequest()).body == b'{"mode":null}\n'
 
 
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate", None])

@@ -86,4 +86,5 @@ def test_the_response_is_problem_json_without_empty_members() -> None:
     assert response.content_type == "application/problem+json"
     assert response.headers["X-Test"] == "1"
     assert isinstance(response.body, bytes)
+    assert response.body.endswith(b"}\n")
     assert set(json.loads(response.body)) == {"type", "title", "status", "detail", "code"}
