@@ -7,12 +7,13 @@ out. Exit codes are those of the contract for ``run``, sysexits.h for 78 (``EX_C
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
 
 class Exit:
@@ -120,6 +121,20 @@ class PreflightError(PermanentError):
 
 class VolumesUnansweringError(PreflightError):
     """The storage of the extension volumes does not answer; it may do so later."""
+
+
+@contextmanager
+def beside_server(doing: str) -> Generator[None]:
+    """Have it said of *doing* that it is refused, not of a start: the server runs, and goes on."""
+    try:
+        yield
+    except PreflightError as error:
+        reason = error.message.removeprefix("cannot start postgres: ")
+        raise type(error)(
+            f"cannot {doing}, the server goes on as it is: {reason}",
+            hint=error.hint,
+            **error.context,
+        ) from error
 
 
 class DataDirectoryError(PermanentError):

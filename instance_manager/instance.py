@@ -20,6 +20,7 @@ from instance_manager.errors import (
     InstanceManagerError,
     PreflightError,
     UnresponsiveError,
+    beside_server,
 )
 from instance_manager.extensions import drift
 from instance_manager.extensions.models import Composed, ExtensionsReport
@@ -232,6 +233,19 @@ class Instance:
 
         return answers.extensions_of(self.watch.reading if self.watch else None, database)
 
+    def judge(self) -> ExtensionsReport:
+        """Judge the conditions anew; return the report on the volumes that they were judged by."""
+        from instance_manager import status
+
+        report = self.extensions()
+        self._conditions.update(
+            self.facts(),
+            report,
+            status.is_loaded(self._rooms.observer, self._rooms.startup),
+            self.extension_updates.reconciler.verdict(),
+        )
+        return report
+
     def status(self) -> models.Status:
         """Return the whole instance as it is known now."""
         from instance_manager import status
@@ -239,13 +253,7 @@ class Instance:
         from instance_manager.api.operations import document_of
 
         supervisor, startup = self._rooms.supervisor, self._rooms.startup
-        report, current = self.extensions(), self.operations.current()
-        self._conditions.update(
-            self.facts(),
-            report,
-            status.is_loaded(self._rooms.observer, startup),
-            self.extension_updates.reconciler.verdict(),
-        )
+        report, current = self.judge(), self.operations.current()
         return models.Status(
             instance=models.InstanceIdentity(
                 name=self._identity.name,
@@ -370,7 +378,8 @@ class Instance:
 
     async def _rehearse(self) -> None:
         try:
-            await self._rooms.startup.rehearse()
+            with beside_server("restart postgres"):
+                await self._rooms.startup.rehearse()
         except InstanceManagerError as error:
             _log.error(error.message, code=error.code, hint=error.hint)
             self.events.record("RestartRefused", error.message, kind=EventType.WARNING)
@@ -419,7 +428,8 @@ class Instance:
             self._apply(await startup.reread_settings())
             if supervisor.state in _ALIVE:
                 # What is missing is so without a reload, too; and it may change what is urgent.
-                await startup.look_at_volumes(ignore_inventory=True)
+                with beside_server("reload"):
+                    await startup.look_at_volumes(ignore_inventory=True)
                 await self._reload_server(progress)
                 self.extension_updates.reconciler.hurry()
             elif supervisor.state is State.FAILED:

@@ -28,7 +28,7 @@ from instance_manager.postgres.tracing import Question, Scene
 from instance_manager.supervision.threads import Serial, in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from instance_manager.extensions.facts import Identity, RootFacts, ServerFacts, VolumeFacts
     from instance_manager.extensions.loader_trace import Trace
@@ -68,14 +68,14 @@ class Prover:
         tracer: Tracer,
         *,
         clock: Callable[[], float],
-        on_event: Callable[[str, str], object],
+        on_warning: Callable[[str, str], object],
         completed: Callable[[ExtensionsReport, ServerFacts], ExtensionsReport],
     ) -> None:
         self.examination: Examination | None = None
         self.trial: Finding | None = None
         """Why the last trial of a start failed; None where it did not."""
         self._clock = clock
-        self._on_event = on_event
+        self._on_warning = on_warning
         self._completed = completed
         self._tracer = tracer
         self._look: Look | None = None
@@ -83,7 +83,7 @@ class Prover:
         self._looked = asyncio.Event()
         self._turns: defaultdict[Path, Serial] = defaultdict(Serial)
         self._begun = self._kept = 0
-        self._told: dict[str, tuple[Finding, ...]] = {}
+        self._told: dict[str, frozenset[tuple[str, Finding]]] = {}
         self._started_with: Mapping[str, Identity] = {}
         self.changes = replaced.NO_CHANGES
 
@@ -159,9 +159,8 @@ class Prover:
         completed = await in_thread("contents", scan.complete, examination, look.server.facts)
         if self.examination is examination:
             self.examination = completed
-            before = examination.report.all_findings()
-            later = tuple(one for one in completed.report.all_findings() if one not in before)
-            self._tell_once("contents", later)
+            before = set(_by_volume(examination.report))
+            self._tell_once("contents", set(_by_volume(completed.report)) - before)
 
     def start(self) -> None:
         """Remember which libraries the server that is started now will load."""
@@ -186,20 +185,22 @@ class Prover:
             if finding in told:
                 continue
             _tell(finding)
-            self._on_event("LibraryReplaced", finding.message)
+            self._on_warning("LibraryReplaced", finding.message)
         return True
 
     def _take(self, examination: Examination) -> None:
         self.examination = examination
-        self._tell_once("volumes", examination.report.all_findings())
+        self._tell_once("volumes", _by_volume(examination.report))
 
-    def _tell_once(self, part: str, findings: tuple[Finding, ...]) -> None:
-        """Log the findings of a part of the look, unless the last one had the same."""
-        if findings != self._told.get(part, ()):
-            # A server that restarts again and again would say it again and again.
-            self._told[part] = findings
-            for finding in findings:
-                _tell(finding)
+    def _tell_once(self, part: str, found: Iterable[tuple[str, Finding]]) -> None:
+        """Log the findings of a part of the look that the last one did not have."""
+        # A server that restarts again and again would say them again and again.
+        told = self._told.get(part, frozenset())
+        now = dict.fromkeys(found)
+        self._told[part] = frozenset(now)
+        for volume, finding in now:
+            if (volume, finding) not in told:
+                _tell(finding, volume)
 
 
 async def prove(
@@ -347,11 +348,22 @@ def _mapped(pid: int) -> frozenset[str]:
     )
 
 
-def _tell(finding: Finding) -> None:
-    """Log a finding: an error of a volume is a warning of ours, since the rest starts."""
-    say = _log.info if finding.severity is Severity.INFO else _log.warning
-    say(
+def _by_volume(report: ExtensionsReport) -> Iterator[tuple[str, Finding]]:
+    """Yield each finding after the name of its volume, which those of the whole set don't have."""
+    for finding in report.findings:
+        yield "", finding
+    for volume in report.volumes:
+        for finding in volume.findings:
+            yield volume.name, finding
+
+
+def _tell(finding: Finding, volume: str = "") -> None:
+    """Log a finding at the level of its severity, with its volume where it has one."""
+    say = {Severity.ERROR: _log.error, Severity.WARNING: _log.warning}
+    where = {"volume": volume} if volume else {}
+    say.get(finding.severity, _log.info)(
         finding.message,
+        **where,
         code=finding.code,
         severity=str(finding.severity),
         subject=finding.subject,

@@ -17,6 +17,7 @@ import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from instance_manager import log, termination_log
@@ -61,6 +62,7 @@ _BEFORE_ACCEPTING: Final = frozenset(
     {State.PREPARING, State.INITIALIZING, State.STARTING, State.RECOVERING}
 )
 _VOLUMES_SECONDS: Final = 60.0
+_CONDITIONS_SECONDS: Final = 1.0
 _MEANINGLESS: Final = frozenset(
     {
         signal.SIGUSR1,
@@ -143,7 +145,11 @@ class _Manager:
                 observer,
                 postgres_log,
                 clock=time.monotonic,
-                journal=Journal(records.measurements.startup_steps.observe, records.events.record),
+                journal=Journal(
+                    records.measurements.startup_steps.observe,
+                    records.events.record,
+                    partial(records.events.record, kind=EventType.WARNING),
+                ),
             )
             shutdown = Shutdown(startup, observer, postgres_log)
             with contextlib.closing(startup):
@@ -186,6 +192,7 @@ class _Manager:
                 lambda: supervisor.state in _OBSERVED, lambda answer: _tell(supervisor, answer)
             ),
             "storage": rooms.storage.run,
+            "conditions": lambda: _judge(rooms.supervisor, instance),
             "databases": lambda: _reconcile(rooms, instance),
             "volumes": lambda: _watch_volumes(rooms),
             "custody": lambda: _watch_over(rooms, records.events),
@@ -319,6 +326,18 @@ async def _start_is_over(supervisor: Supervisor) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while supervisor.state in _BEFORE_ACCEPTING:
+                await supervisor.changed()
+
+
+async def _judge(supervisor: Supervisor, instance: Instance) -> None:
+    """Judge the conditions whether somebody asks or not: they say since when they hold."""
+    await _start_is_over(supervisor)
+    for name in ("instance_manager.status", "instance_manager.databases.service"):
+        await in_thread("import", importlib.import_module, name)
+    while True:
+        instance.judge()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CONDITIONS_SECONDS):
                 await supervisor.changed()
 
 

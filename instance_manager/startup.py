@@ -83,7 +83,8 @@ class Journal(NamedTuple):
     on_step: Callable[[str, float], None]
     """A step's name and its seconds."""
     on_event: Callable[[str, str], object]
-    """An event's reason and its message."""
+    on_warning: Callable[[str, str], object]
+    """An event's reason and its message; a warning is for somebody to look at."""
 
 
 class Startup:
@@ -124,7 +125,7 @@ class Startup:
         self.prover = Prover(
             Tracer(children, self.place.binaries.postgres, clock),
             clock=clock,
-            on_event=journal.on_event,
+            on_warning=journal.on_warning,
             completed=self.inventory.completed,
         )
         self._trial = Trial(children, lambda: self.place, self._files_turn, self.prover)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from instance_manager.api import models
+from instance_manager.extensions.models import Severity
 from instance_manager.extensions.models import State as VolumeState
 from instance_manager.health.verdicts import readyz
 from instance_manager.supervision.states import Phase, State, phase_of
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from instance_manager.supervision.supervisor import Supervisor
 
 _ALIVE: Final = frozenset({Phase.RUNNING, Phase.RECOVERING, Phase.STOPPING, Phase.RESTARTING})
+_QUARANTINED: Final = VolumeState.QUARANTINED
+_ERROR: Final = Severity.ERROR
+_SHOWN: Final = 3
+"""So many errors of the whole set stand in a condition's message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +91,16 @@ def _ready(facts: Facts) -> _Claim:
 
 
 def _extensions_usable(report: ExtensionsReport) -> _Claim:
-    held_back = [volume for volume in report.volumes if volume.state is VolumeState.QUARANTINED]
-    if not held_back:
+    held_back = [volume.name for volume in report.volumes if volume.state is _QUARANTINED]
+    errors = [f"{one.code} {one.message}" for one in report.findings if one.severity is _ERROR]
+    if not held_back and not errors:
         return _Claim("ExtensionsUsable", True, "NoneQuarantined", "no volume is quarantined")
-    names = ", ".join(volume.name for volume in held_back)
-    return _Claim("ExtensionsUsable", False, "Quarantined", f"quarantined: {names}")
+    more = [f"and {len(errors) - _SHOWN} more errors"] if len(errors) > _SHOWN else []
+    quarantined = [f"quarantined: {', '.join(held_back)}"] if held_back else []
+    message = "; ".join([*quarantined, *errors[:_SHOWN], *more])
+    return _Claim(
+        "ExtensionsUsable", False, "Quarantined" if held_back else "ErrorsFound", message
+    )
 
 
 def _configuration_loaded(loaded: bool | None) -> _Claim:

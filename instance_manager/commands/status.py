@@ -12,14 +12,15 @@ from instance_manager.client import Client
 from instance_manager.commands import loading
 from instance_manager.commands.text import duration, size, table
 from instance_manager.errors import Exit
+from instance_manager.extensions.models import Severity
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from instance_manager.api.models import Status
-    from instance_manager.extensions.models import ExtensionsReport
+    from instance_manager.extensions.models import ExtensionsReport, Finding
 
 
 def run(options: argparse.Namespace) -> int:
@@ -106,14 +107,19 @@ def _space(free: int, whole: int) -> str:
 
 
 def _extensions(report: ExtensionsReport) -> Iterator[str]:
-    if not report.volumes:
+    if report.volumes:
+        seconds = duration(report.scan_seconds)
+        yield f"extension volumes under {report.root} (looked at in {seconds})"
+    else:
         yield f"extension volumes: none under {report.root}"
-        return
-    yield f"extension volumes under {report.root} (looked at in {duration(report.scan_seconds)})"
     for volume in report.volumes:
         offers = ", ".join(f"{one.name} {one.default_version}" for one in volume.extensions)
         yield f"  {volume.name}: {volume.state}{f' ({offers})' if offers else ''}"
-        for finding in volume.findings:
+        for finding in _errors_first(volume.findings):
             yield f"    {finding.code} {finding.severity}: {finding.message}"
-    for finding in report.findings:
+    for finding in _errors_first(report.findings):
         yield f"  {finding.code} {finding.severity}: {finding.message}"
+
+
+def _errors_first(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda one: one.severity is not Severity.ERROR)

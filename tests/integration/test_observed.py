@@ -93,6 +93,49 @@ def test_a_look_says_what_each_change_needs(manager: Manager, volumes: Volumes) 
     assert "RescanRequested" in reasons
 
 
+def test_a_finding_is_logged_when_it_is_new_with_its_volume_and_its_severity(
+    manager: Manager, volumes: Volumes
+) -> None:
+    """Others that come and go don't have it said again; its own return does."""
+    manager.start().until_ready()
+    for _ in range(2):
+        volumes.control("guest").write_text("default_version")
+        rescan(manager)
+        shutil.rmtree(volumes.root / "guest")
+        rescan(manager)
+
+    told = [
+        (one["volume"], one["severity"], one["level"])
+        for one in manager.records()
+        if one.get("code") == "EXT001" or one.get("severity") == "error"
+    ]
+    assert told.count(("pgvector", "warning", "warning")) == 1
+    assert told.count(("guest", "warning", "warning")) == 2
+    assert told.count(("guest", "error", "error")) == 2
+
+
+def test_conditions_change_whether_somebody_asks_or_not(
+    manager: Manager, volumes: Volumes
+) -> None:
+    """Nobody looks at the status between a stop and a start, and its time shows them."""
+    del volumes
+
+    def since() -> str:
+        status = manager.status()
+        assert status is not None
+        (ready,) = [one for one in status["conditions"] if one["type"] == "Ready"]
+        assert ready["status"] == "True"
+        return str(ready["last_transition_time"])
+
+    manager.start().until_ready()
+    before = since()
+    operate(manager, "stop")
+    operate(manager, "start")
+    manager.until_ready()
+
+    assert since() > before
+
+
 def test_a_volume_that_nobody_listed_and_that_vanished_is_told(
     manager: Manager, volumes: Volumes
 ) -> None:
@@ -136,8 +179,9 @@ def test_a_library_that_is_replaced_is_told(
     (found,) = [one for one in report["findings"] if one["code"] == "EXT082"]
     assert (found["severity"], found["subject"]) == ("warning", str(module))
     assert ("the server and all its sessions" in found["message"]) == is_preloaded
-    reasons = [event["reason"] for event in manager.ask("GET", "/v1/events")[1]["items"]]
-    assert reasons.count("LibraryReplaced") == 1
+    events = manager.ask("GET", "/v1/events")[1]["items"]
+    types = [event["type"] for event in events if event["reason"] == "LibraryReplaced"]
+    assert types == ["Warning"]
     operate(manager, "restart")
     running(manager)
     assert rescan(manager)["pending_action"] == "none"

@@ -90,6 +90,42 @@ def test_a_volume_that_vanished_is_missed_before_a_query_misses_it(
     )
 
 
+def test_a_start_in_spite_of_it_still_says_what_is_missing(
+    manager: Manager, volumes: Volumes
+) -> None:
+    """It runs and is ready; the volume that is not there is no secret."""
+    manager.start().until_ready()
+    manager.query("CREATE EXTENSION mod")
+    restart(manager)
+    assert manager.end() == 0
+    shutil.rmtree(volumes.root / "mod")
+    manager.start()
+    manager.until_phase("failed")
+    assert manager.run("start", "--ignore-inventory").returncode == 0
+    manager.until_ready()
+    status = manager.status()
+    assert status is not None
+    (usable,) = [one for one in status["conditions"] if one["type"] == "ExtensionsUsable"]
+
+    assert (usable["status"], usable["reason"]) == ("False", "ErrorsFound")
+    assert 'EXT070 error: database "postgres" uses' in manager.run("status").stdout
+
+
+def test_a_reload_that_is_refused_does_not_speak_of_a_start(
+    manager: Manager, volumes: Volumes
+) -> None:
+    """Nor does a restart: the server goes on, and it is said that it does."""
+    manager.settings["extensions"]["volumes"] = [{"name": "mod", "required": True}]
+    manager.start().until_ready()
+    shutil.rmtree(volumes.root / "mod")
+
+    for verb, doing in (("reload", "reload"), ("restart", "restart postgres")):
+        detail = operate(manager, verb)["error"]["detail"]
+        assert detail.startswith(f"cannot {doing}, the server goes on as it is: ")
+        assert "the required volume" in detail
+    assert manager.until_phase("running")["postgres"]["restarts"] == 0
+
+
 def test_a_library_version_that_the_volume_no_longer_holds_is_missed(
     manager: Manager, volumes: Volumes
 ) -> None:

@@ -150,7 +150,7 @@ def test_one_thread_waits_for_volumes_that_never_answer(
             prover = proving.Prover(
                 Tracer(children, Path("/nonexistent/postgres"), time.monotonic),
                 clock=time.monotonic,
-                on_event=nobody,
+                on_warning=nobody,
                 completed=lambda report, _: report,
             )
             for _ in range(3):
@@ -202,7 +202,7 @@ async def main():
     programs = SimpleNamespace(postgres="")
     place = SimpleNamespace(data_directory=Path(sys.argv[1]), binaries=programs)
     surroundings = SimpleNamespace(settings=None, place=place, name="", is_settled=True)
-    journal = SimpleNamespace(on_event=None)
+    journal = SimpleNamespace(on_event=None, on_warning=None)
     children = SimpleNamespace(hasten=None)
     startup = Failing(surroundings, children, None, None, clock=lambda: 0.0, journal=journal)
     preparing = asyncio.create_task(startup.prepare())

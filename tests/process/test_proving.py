@@ -42,7 +42,7 @@ def _prover(
         Tracer(children, Path("/nonexistent/postgres"), time.monotonic),
         clock=time.monotonic,
         completed=completed,
-        on_event=lambda reason, message: events.append(f"{reason}: {message}"),
+        on_warning=lambda reason, message: events.append(f"{reason}: {message}"),
     )
 
 

@@ -81,7 +81,7 @@ async def serve(surroundings: Surroundings) -> None:
             observer,
             postgres_log,
             clock=time.monotonic,
-            journal=Journal(lambda step, seconds: None, lambda reason, message: None),
+            journal=Journal(*[lambda one, other: None] * 3),
         )
         with closing(startup):
             program = Program(startup, Shutdown(startup, observer, postgres_log), postgres_log)
