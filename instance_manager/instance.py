@@ -187,8 +187,12 @@ class Instance:
         )
 
     def _progress_at(self) -> float | None:
-        """Initialisation and recovery get on by themselves for as long as their processes live."""
-        if self._rooms.supervisor.state in _PROGRESSING:
+        """Initialisation and recovery get on by themselves for as long as their processes live.
+
+        So does a trial of the start, which has a deadline.
+        """
+        is_trying = self._rooms.startup.trial.is_running
+        if is_trying or self._rooms.supervisor.state in _PROGRESSING:
             return self._clock()
         return None
 

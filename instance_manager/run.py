@@ -278,6 +278,7 @@ class _Changes:
         if state in _AS_WANTED:
             termination_log.clear()
         if state is State.RUNNING:
+            self.rooms.startup.trial.succeed()
             _log.info(
                 "postgres accepts connections", port=self.rooms.startup.settings.postgres.port
             )

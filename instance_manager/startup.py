@@ -128,7 +128,8 @@ class Startup:
             on_warning=journal.on_warning,
             completed=self.inventory.completed,
         )
-        self._trial = Trial(children, lambda: self.place, self._files_turn, self.prover)
+        given = (lambda: self.place, lambda: self._held and self._held.descriptor)
+        self.trial = Trial(children, *given, self._files_turn, self.prover)
         self.oom_kills_before: int | None = None
         """The kernel's count when the postmaster was spawned; None where it can't be read."""
 
@@ -211,9 +212,9 @@ class Startup:
                 return Event.DIRECTORY_EMPTY
         with self._timed("configuration"):
             await self.configure()
-        if any(loading := self._trial.loading(self.settings)):
+        if any(loading := self.trial.loading(self.settings)):
             with self._timed("rehearsal"):
-                await self._trial.before_start(self._render(), self._server_environment(), loading)
+                await self.trial.before_start(self._render(), self._server_environment(), loading)
         ports.require_free(self.settings.postgres)
         return Event.PREPARED
 
@@ -266,8 +267,8 @@ class Startup:
         """
         await self.look_at_volumes(ignore_inventory=False)
         with self._timed("rehearsal"):
-            loading = self._trial.loading(self.settings)
-            await self._trial.require(self._render(), self._server_environment(), loading)
+            loading = self.trial.loading(self.settings)
+            await self.trial.require(self._render(), self._server_environment(), loading)
 
     async def reread_settings(self) -> Settings:
         """Read the settings again and return them; what needs a new start stays as it is.
@@ -312,6 +313,7 @@ class Startup:
             lock=held.descriptor,
         )
         self.prover.start()
+        self.trial.begin(self._server_environment(), self.trial.loading(self.settings))
         with self._timed("spawn"), self._log.capturing() as output:
             return process.start(self._children, launch, output)
 
@@ -409,6 +411,7 @@ class Startup:
                 hint="somebody else may have taken it; this is tried again by itself",
             )
         leftovers.end_all(held.site)
+        self.trial.clear()
         pid_file.remove_damaged(directory)
         self._past_stale_pid = pid_file.past_stale(directory)
 

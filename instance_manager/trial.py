@@ -1,7 +1,7 @@
 """Whether a start would succeed, tried before anything depends on it.
 
-What has passed is not tried again until something of it changes, so that a server which restarts
-on its own, or was tried before it was stopped, loses no time.
+A server that restarts on its own, or was tried before it was stopped, loses no time: what has
+worked is not tried again. But whoever stops a server that runs wants to know for sure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from instance_manager.supervision.endings import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
+    from instance_manager.extensions.facts import Identity
     from instance_manager.postgres.rehearsal import Failure
     from instance_manager.proving import Prover
     from instance_manager.settings.models import Settings
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from instance_manager.surroundings import Place
 
 _log: Final = get_logger()
+_START_SECONDS: Final = 5.0
+"""How long a start is held up: nothing runs meanwhile, and the start itself has the last word."""
 _TOLD_BY_THE_START: Final = frozenset(
     {Cause.BAD_CONFIGURATION, Cause.OUT_OF_MEMORY, Cause.DISK_FULL}
 )
@@ -39,17 +43,37 @@ class Loading(NamedTuple):
     in_sessions: tuple[str, ...]
 
 
+class _Loaded(NamedTuple):
+    """What a start loads: it need not be tried again while nothing of that changes."""
+
+    loading: Loading
+    environment: Mapping[str, str]
+    libraries: Mapping[str, Identity]
+
+
 class Trial:
-    """Tries starts of one data directory; *place* tells each time where it is."""
+    """Tries starts of one data directory.
+
+    *place* tells each time where it is, *lock* the descriptor of its lock.
+    """
 
     def __init__(
-        self, children: Children, place: Callable[[], Place], turn: Serial, prover: Prover
+        self,
+        children: Children,
+        place: Callable[[], Place],
+        lock: Callable[[], int | None],
+        turn: Serial,
+        prover: Prover,
     ) -> None:
+        self.is_running = False
+        """Whether a start is being tried now."""
         self._children = children
         self._place = place
+        self._lock = lock
         self._turn = turn
         self._prover = prover
-        self._passed: object = None
+        self._begun: _Loaded | None = None
+        self._works: _Loaded | None = None
 
     def loading(self, settings: Settings) -> Loading:
         """Return what a start by the last look at the volumes would load."""
@@ -64,11 +88,15 @@ class Trial:
     ) -> None:
         """Try a start that comes next; whatever is in the way of the trial itself is left to it.
 
+        What has worked is not tried, and what takes longer than a few seconds is left to it, too.
+
         Raises:
             PreflightError: a library that it loads would end it.
         """
+        if self._loaded(environment, loading) == self._works:
+            return
         try:
-            failed = await self._fails(configuration, environment, loading)
+            failed = await self._fails(configuration, environment, loading, _START_SECONDS)
         except (OSError, DataDirectoryError, TransientError) as error:
             _log.warning("the start was not tried before", reason=str(error))
             return
@@ -78,7 +106,7 @@ class Trial:
     async def require(
         self, configuration: str, environment: Mapping[str, str], loading: Loading
     ) -> None:
-        """Try a start for whose sake a running server will be stopped.
+        """Try a start for whose sake a running server will be stopped; always anew.
 
         Raises:
             PreflightError: it would fail, whatever the reason.
@@ -92,29 +120,60 @@ class Trial:
         if failed is not None:
             raise self._refusal(failed)
 
+    def begin(self, environment: Mapping[str, str], loading: Loading) -> None:
+        """Note what the server that is started now loads."""
+        self._begun, self._works = self._loaded(environment, loading), None
+
+    def succeed(self) -> None:
+        """Note that it accepts connections: what it loaded works, whatever a trial has said."""
+        self._works = self._begun
+        self._prover.trial = None
+
+    def clear(self) -> None:
+        """Clear away what a killed manager's trial left; blocks: for a thread."""
+        stage = self._stage()
+        if stage.exists():
+            from instance_manager.postgres.rehearsal import strike
+
+            strike(stage)
+
+    def _stage(self) -> Path:
+        return self._place().log_directory.with_suffix(".rehearsal")
+
+    def _loaded(self, environment: Mapping[str, str], loading: Loading) -> _Loaded:
+        accepted = self._prover.examination.accepted if self._prover.examination else ()
+        return _Loaded(loading, dict(environment), libraries_of(accepted))
+
     async def _fails(
-        self, configuration: str, environment: Mapping[str, str], loading: Loading
+        self,
+        configuration: str,
+        environment: Mapping[str, str],
+        loading: Loading,
+        seconds: float | None = None,
     ) -> Failure | None:
         # Here, since most starts need nothing of it.
         from instance_manager.postgres.rehearsal import Rehearsal, rehearse
 
-        accepted = self._prover.examination.accepted if self._prover.examination else ()
-        tried = (configuration, dict(environment), libraries_of(accepted))
-        if tried == self._passed:
-            return None
-        place = self._place()
+        place, lock, tried = self._place(), self._lock(), self._loaded(environment, loading)
         rehearsal = Rehearsal(
             binaries=place.binaries,
             data_directory=place.data_directory,
-            stage=place.log_directory.with_suffix(".rehearsal"),
+            stage=self._stage(),
             configuration=configuration,
             environment=environment,
             libraries=loading.at_start,
             session_libraries=loading.in_sessions,
+            deadline_seconds=seconds,
+            inherit=() if lock is None else (lock,),
         )
-        failed = await rehearse(self._children, rehearsal, self._turn)
+        self.is_running = True
+        try:
+            failed = await rehearse(self._children, rehearsal, self._turn)
+        finally:
+            self.is_running = False
         self._prover.trial = None
-        self._passed = None if failed else tried
+        # A restart need not try it twice.
+        self._works = None if failed else tried
         return failed
 
     def _refusal(self, failed: Failure) -> PreflightError:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from instance_manager.errors import DataDirectoryInUseError
 from instance_manager.log import get_logger
 from instance_manager.postgres import pid_file, processes
+from instance_manager.postgres.process import TRIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -249,7 +250,8 @@ def _spare_work_of_people(site: Site, found: Iterable[Process]) -> None:
 def _postmasters(directory: Path, found: list[Process]) -> list[Process]:
     """Return the postmaster: whom the pid file names, else who is nobody's child and no backend.
 
-    In the first moments, a server has no pid file yet.
+    In the first moments, a server has no pid file yet. A trial of a start is none: it has nothing
+    to shut down.
     """
     judged = pid_file.judge(directory)
     if judged.verdict is pid_file.Verdict.LIVING:
@@ -261,6 +263,7 @@ def _postmasters(directory: Path, found: list[Process]) -> list[Process]:
         if process.parent not in pids
         and process.program in pid_file.SERVER_PROGRAMS
         and not " ".join(process.arguments).startswith(_BACKEND_TITLE)
+        and process.arguments[-len(TRIAL) :] != TRIAL
     ]
 
 

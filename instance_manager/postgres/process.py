@@ -30,6 +30,8 @@ _LARGER_THAN_US_BYTES: Final = 128 * 1024 * 1024
 _COREDUMP_FILTER: Final = Path("/proc/self/coredump_filter")
 _OWN_MEMORY_ONLY: Final = "0x31"
 """Private anonymous memory, huge pages too, and the headers of ELF files: no shared memory."""
+TRIAL: Final = ("-C", "shared_memory_size")
+"""The end of the command line of a server that only tries a start."""
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

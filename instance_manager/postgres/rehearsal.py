@@ -43,9 +43,15 @@ _SERVERS_OWN: Final = frozenset(
     {
         *("base", "global", "current_logfiles", "postmaster.pid", "postmaster.opts"),
         *(data_directory.OUR_DIRECTORY, data_directory.VERSION_FILE, _AUTO_CONF),
+        *("pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_multixact", "pg_notify", "pg_replslot"),
+        *("pg_serial", "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc"),
+        *("pg_twophase", "pg_wal", "pg_xact"),
     }
 )
-"""What the stage has of its own, or not at all, beside all that begins with ``pg_``."""
+"""What the stage has of its own, or not at all; users may name their files ``pg_…``, too.
+
+Source: the manual, "Database File Layout".
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ class Rehearsal:
 
     *stage* is a path of our own where nothing else is; *environment* is the server's, *libraries*
     are those that it loads at its start, in their order, *session_libraries* those that each
-    session loads.
+    session loads. *deadline_seconds* are for all of it; without it, each try has a minute.
+    *inherit* has the lock's descriptor, so that the process is found if its manager is killed.
     """
 
     binaries: Binaries
@@ -64,6 +71,8 @@ class Rehearsal:
     environment: Mapping[str, str]
     libraries: Sequence[str] = ()
     session_libraries: Sequence[str] = ()
+    deadline_seconds: float | None = None
+    inherit: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +95,31 @@ async def rehearse(children: Children, rehearsal: Rehearsal, turn: Serial) -> Fa
         OSError: the stage can't be set.
         DataDirectoryError: the data directory can't be read.
         StartError: the program can't be executed.
+        UnresponsiveError: the deadline is over, which says nothing of the start.
     """
+    seconds = rehearsal.deadline_seconds
     try:
-        await turn.run("rehearsal", _set_stage, rehearsal)
-        failure = await _try_libraries(children, rehearsal, None)
-        if failure is None and rehearsal.session_libraries:
-            libraries = (*rehearsal.libraries, *rehearsal.session_libraries)
-            more = replace(rehearsal, libraries=libraries)
-            failure = await _try_libraries(children, more, libraries)
-            # What is loaded too early may refuse that, in words, and do well in sessions.
-            return failure if failure and failure.is_silent else None
-        return failure
+        async with asyncio.timeout(seconds):
+            await turn.run("rehearsal", _set_stage, rehearsal)
+            return await _try_all(children, rehearsal)
+    except TimeoutError as error:
+        message = f"cannot finish a trial of the start: no end within {seconds} s"
+        raise UnresponsiveError(message) from error
     finally:
         # The next one strikes what is left; storage that hangs must not hold up who gave this up.
-        striking = asyncio.create_task(turn.run("rehearsal", _strike, rehearsal.stage))
+        striking = asyncio.create_task(turn.run("rehearsal", strike, rehearsal.stage))
         await asyncio.wait({striking}, timeout=_STRIKE_SECONDS)
+
+
+async def _try_all(children: Children, rehearsal: Rehearsal) -> Failure | None:
+    failure = await _try_libraries(children, rehearsal, None)
+    if failure is None and rehearsal.session_libraries:
+        libraries = (*rehearsal.libraries, *rehearsal.session_libraries)
+        more = replace(rehearsal, libraries=libraries)
+        failure = await _try_libraries(children, more, libraries)
+        # What is loaded too early may refuse that, in words, and do well in sessions.
+        return failure if failure and failure.is_silent else None
+    return failure
 
 
 async def _try_libraries(
@@ -134,10 +153,13 @@ async def _try(
             # The user's own file may name another directory: no file outdoes this.
             *("-c", f"data_directory={rehearsal.stage}"),
             *own,
-            *("-C", "shared_memory_size"),
+            *process.TRIAL,
         ],
         environment=rehearsal.environment,
         deadline_seconds=_DEADLINE_SECONDS,
+        inherit=rehearsal.inherit,
+        # It owns nothing that an end could damage.
+        grace_seconds=0,
     )
     return None if _has_passed(done) else _why(done)
 
@@ -189,8 +211,8 @@ async def _library_at_fault(children: Children, rehearsal: Rehearsal) -> str:
     return libraries[failing - 1] if failing else ""
 
 
-def _strike(stage: Path) -> None:
-    """Take the stage away, and who is left on it: a library may have made processes."""
+def strike(stage: Path) -> None:
+    """Take the stage away, and who is left on it: a library may have made processes. Blocks."""
     place = processes.identity_of(stage)
     if place is None:
         return
@@ -203,7 +225,7 @@ def _strike(stage: Path) -> None:
 def _set_stage(rehearsal: Rehearsal) -> None:
     stage, directory = rehearsal.stage, rehearsal.data_directory
     # What a killed manager left behind.
-    _strike(stage)
+    strike(stage)
     for made in (stage, stage / "global", stage / data_directory.OUR_DIRECTORY):
         made.mkdir(mode=0o700)
     for path in _configuration_of(directory):
@@ -223,7 +245,7 @@ def _set_stage(rehearsal: Rehearsal) -> None:
 def _configuration_of(directory: Path) -> Iterator[Path]:
     """Yield what users may have put beside the server's own: configuration, certificates."""
     for path in directory.iterdir():
-        if path.name not in _SERVERS_OWN and not path.name.startswith("pg_"):
+        if path.name not in _SERVERS_OWN:
             yield path
 
 

@@ -242,7 +242,7 @@ class Children:
             if child.is_to_end and seconds < math.inf:
                 loop.call_at(self._kill_at, child.signal_group, signal.SIGKILL)
 
-    async def run(
+    async def run(  # noqa: PLR0913 - all but two are given by name
         self,
         name: str,
         arguments: Sequence[str | Path],
@@ -251,11 +251,12 @@ class Children:
         deadline_seconds: float,
         stdin: int | None = None,
         inherit: Sequence[int] = (),
+        grace_seconds: float | None = None,
     ) -> Completed:
         """Run a tool to its end and return what it said; each stream at most 1 MiB.
 
         Cancelled, however often, or too late, the tool's whole process group is ended before this
-        returns.
+        returns; *grace_seconds* are as those of :meth:`end`.
 
         Raises:
             StartError: the program can't be executed.
@@ -287,12 +288,14 @@ class Children:
             finally:
                 # All of it before the pipes are closed: a reader that is left would wait for
                 # whatever gets the number of its pipe next.
-                said = await undisturbed(self._finish(child, readers))
+                said = await undisturbed(self._finish(child, readers, grace_seconds))
         return Completed(status, *said)
 
-    async def _finish(self, child: Child, readers: Sequence[asyncio.Task[str]]) -> list[str]:
+    async def _finish(
+        self, child: Child, readers: Sequence[asyncio.Task[str]], grace_seconds: float | None
+    ) -> list[str]:
         """End what is left of a tool; return what its streams have carried."""
-        await self.end(child)
+        await self.end(child, grace_seconds)
         for reader in readers:
             reader.cancel()
         texts = await asyncio.gather(*readers, return_exceptions=True)

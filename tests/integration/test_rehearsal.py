@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tests.support import modules
@@ -151,23 +153,156 @@ def test_a_start_without_preload_libraries_is_not_tried(manager: Manager) -> Non
     assert 'step="rehearsal"' not in text
 
 
-def test_what_was_tried_is_not_tried_again(manager: Manager) -> None:
-    """What a restart has tried holds for the start that follows, and for one after a crash."""
-    manager.settings["postgres"]["shared_preload_libraries"] = ["auth_delay"]
+def test_libraries_that_have_worked_are_not_tried_again(manager: Manager) -> None:
+    """A server that crashed is back without a trial; one with another library is tried."""
+    volumes = Volumes(manager)
+    good = (volumes.libraries / "auth_delay.so").read_bytes()
+    module = volumes.module("sample", good)
+    manager.settings["postgres"]["shared_preload_libraries"] = ["sample"]
     manager.start().until_ready()
-    stage = manager.socket.with_suffix(".rehearsal")
-    assert not stage.exists()
-    assert restart(manager)["state"] == "succeeded"
-    status = manager.until_phase("running")
+    # Where a file is, no stage can be set.
+    stage_of(manager).touch()
+    crash(manager, restarts=1)
+    assert "not tried" not in manager.logged()
 
-    stage.mkdir()
-    (stage / "kept").touch()
+    module.unlink()
+    module.write_bytes(good)
+    crash(manager, restarts=2)
+    assert "the start was not tried before" in manager.logged()
+
+
+def test_a_restart_is_tried_each_time(manager: Manager) -> None:
+    """What one has tried says nothing of the user's own files as they are later."""
+    manager.trust().start().until_ready()
+    assert restart(manager)["state"] == "succeeded"
+    started = manager.query("select pg_postmaster_start_time()")
+    own = manager.data / "postgresql.conf"
+    own.write_text("wal_level = 'nonsense'\n" + own.read_text())
+
+    operation = restart(manager)
+
+    assert operation["state"] == "failed"
+    assert "wal_level" in operation["error"]["detail"]
+    assert manager.query("select pg_postmaster_start_time()") == started
+
+
+def test_files_of_users_may_be_named_like_the_servers_own(manager: Manager) -> None:
+    """What the start will read, the trial reads."""
+    manager.trust().start().until_ready()
+    (manager.data / "pg_tuning.conf").write_text("work_mem = '8MB'\n")
+    own = manager.data / "postgresql.conf"
+    own.write_text("include 'pg_tuning.conf'\n" + own.read_text())
+
+    assert restart(manager)["state"] == "succeeded"
+    manager.until_ready()
+    assert manager.query("show work_mem") == [("8MB",)]
+
+
+def test_the_finding_is_gone_with_a_start_that_succeeds(manager: Manager) -> None:
+    """Also where that start was not tried before."""
+    manager.start().until_ready()
+    own = manager.data / "postgresql.conf"
+    text = own.read_text()
+    own.write_text("wal_level = 'nonsense'\n" + text)
+    assert restart(manager)["state"] == "failed"
+    assert "EXT080" in codes(manager)
+    own.write_text(text)
+
+    for what in ("stop", "start"):
+        assert manager.ask("POST", f"/v1/postgres/{what}", Prefer="wait=60")[0] == 200
+    manager.until_ready()
+    assert "EXT080" not in codes(manager)
+
+
+def test_a_trial_that_never_ends_does_not_keep_the_start_back(manager: Manager) -> None:
+    """It counts as progress; then the start itself is tried, which the log tells."""
+    volumes, module = hanging(manager)
+    manager.start()
+    until(lambda: trials(manager), "the start is tried")
+
+    assert manager.probe("startupz")[0] == 200
+    own = {"pg_hba.conf", "pg_ident.conf", "postgresql.conf"}
+    assert {path.name for path in stage_of(manager).iterdir() if path.is_symlink()} <= own
+
+    until(lambda: (manager.status() or {})["postgres"]["pid"], "the server is started")
+    assert "the start was not tried before" in manager.logged()
+    assert not trials(manager)
+    module.unlink()
+    module.write_bytes((volumes.libraries / "auth_delay.so").read_bytes())
+    crash(manager, restarts=1)
+
+
+def test_a_trial_of_a_killed_manager_is_ended_by_the_next_start(manager: Manager) -> None:
+    """Its process and its directory are gone, whether or not that start is tried."""
+    hanging(manager)
+    manager.start()
+    until(lambda: trials(manager), "the start is tried")
+    assert manager.process is not None
+    manager.process.kill()
+    manager.process.wait()
+    assert trials(manager)
+    assert stage_of(manager).exists()
+
+    del manager.settings["postgres"]["shared_preload_libraries"]
+    manager.start().until_ready()
+    assert not trials(manager)
+    assert not stage_of(manager).exists()
+    assert "stopping an old server" not in manager.logged()
+
+
+def test_the_end_of_the_manager_ends_its_trial(manager: Manager) -> None:
+    """One that obeys no signal is killed, and nothing of it is left."""
+    hanging(manager)
+    manager.start()
+    until(lambda: trials(manager), "the start is tried")
+
+    assert manager.end() == 0
+    assert not trials(manager)
+    assert not stage_of(manager).exists()
+
+
+def hanging(manager: Manager) -> tuple[Volumes, Path]:
+    """Have a cluster that is to preload a module whose initialisation never ends."""
+    manager.start().until_ready()
+    assert manager.end() == 0
+    volumes = Volumes(manager)
+    content = (volumes.libraries / "auth_delay.so").read_bytes()
+    module = volumes.module(
+        "sample", modules.with_code(content, "_PG_init", modules.FUNCTIONS["loops for ever"])
+    )
+    manager.settings["postgres"]["shared_preload_libraries"] = ["sample"]
+    return volumes, module
+
+
+def crash(manager: Manager, *, restarts: int) -> None:
+    """Kill the postmaster, and wait until the next one accepts connections."""
+    status = manager.status()
+    assert status is not None
     os.kill(status["postgres"]["pid"], signal.SIGKILL)
 
     def started_again() -> bool:
         seen = manager.status()
-        return seen is not None and seen["postgres"]["restarts"] == 1
+        return seen is not None and seen["postgres"]["restarts"] == restarts
 
     until(started_again, "it is started again")
     manager.until_ready()
-    assert (stage / "kept").exists()
+
+
+def codes(manager: Manager) -> list[str]:
+    """Return the codes of the findings that are no volume's."""
+    return [one["code"] for one in manager.ask("GET", "/v1/extensions")[1]["findings"]]
+
+
+def stage_of(manager: Manager) -> Path:
+    return manager.socket.with_suffix(".rehearsal")
+
+
+def trials(manager: Manager) -> list[int]:
+    """Return the pids of trials that run on this manager's stage."""
+    wanted = os.fsencode(stage_of(manager))
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found

@@ -364,6 +364,29 @@ def test_a_child_that_ignores_term_is_killed_after_the_grace() -> None:
     with_children(body)
 
 
+def test_a_tool_without_a_grace_is_killed_at_once() -> None:
+    """One that owns nothing, and may not obey."""
+
+    async def body() -> None:
+        marker = f"66.{os.getpid()}"
+        with Children(grace_seconds=3600) as children:
+            running = children.run(
+                "a tool",
+                [SHELL, "-c", f"{DEAF}; sleep {marker}"],
+                environment=ENVIRONMENT,
+                deadline_seconds=3600,
+                grace_seconds=0,
+            )
+            task = asyncio.create_task(running)
+            async with asyncio.timeout(DEADLINE):
+                await until(lambda: marker in commands())
+                task.cancel()
+                await asyncio.wait([task])
+                await until(lambda: marker not in commands())
+
+    asyncio.run(body())
+
+
 def test_output_without_end_is_cut_at_the_limit() -> None:
     """A tool that floods its output costs bounded memory."""
 
