@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from instance_manager.surroundings import Place
 
 _log: Final = get_logger()
-_START_SECONDS: Final = 5.0
-"""How long a start is held up: nothing runs meanwhile, and the start itself has the last word."""
 _TOLD_BY_THE_START: Final = frozenset(
     {Cause.BAD_CONFIGURATION, Cause.OUT_OF_MEMORY, Cause.DISK_FULL}
 )
@@ -88,7 +86,8 @@ class Trial:
     ) -> None:
         """Try a start that comes next; whatever is in the way of the trial itself is left to it.
 
-        What has worked is not tried, and what takes longer than a few seconds is left to it, too.
+        What has worked is not tried. What never comes back is refused after a minute: the start
+        itself would hang without a word.
 
         Raises:
             PreflightError: a library that it loads would end it.
@@ -96,7 +95,7 @@ class Trial:
         if self._loaded(environment, loading) == self._works:
             return
         try:
-            failed = await self._fails(configuration, environment, loading, _START_SECONDS)
+            failed = await self._fails(configuration, environment, loading)
         except (OSError, DataDirectoryError, TransientError) as error:
             _log.warning("the start was not tried before", reason=str(error))
             return
@@ -149,7 +148,6 @@ class Trial:
         configuration: str,
         environment: Mapping[str, str],
         loading: Loading,
-        seconds: float | None = None,
     ) -> Failure | None:
         # Here, since most starts need nothing of it.
         from instance_manager.postgres.rehearsal import Rehearsal, rehearse
@@ -163,7 +161,6 @@ class Trial:
             environment=environment,
             libraries=loading.at_start,
             session_libraries=loading.in_sessions,
-            deadline_seconds=seconds,
             inherit=() if lock is None else (lock,),
         )
         self.is_running = True

@@ -60,7 +60,7 @@ class Rehearsal:
 
     *stage* is a path of our own where nothing else is; *environment* is the server's, *libraries*
     are those that it loads at its start, in their order, *session_libraries* those that each
-    session loads. *deadline_seconds* are for all of it; without it, each try has a minute.
+    session loads.
     *inherit* has the lock's descriptor, so that the process is found if its manager is killed.
     """
 
@@ -71,7 +71,6 @@ class Rehearsal:
     environment: Mapping[str, str]
     libraries: Sequence[str] = ()
     session_libraries: Sequence[str] = ()
-    deadline_seconds: float | None = None
     inherit: Sequence[int] = ()
 
 
@@ -95,16 +94,10 @@ async def rehearse(children: Children, rehearsal: Rehearsal, turn: Serial) -> Fa
         OSError: the stage can't be set.
         DataDirectoryError: the data directory can't be read.
         StartError: the program can't be executed.
-        UnresponsiveError: the deadline is over, which says nothing of the start.
     """
-    seconds = rehearsal.deadline_seconds
     try:
-        async with asyncio.timeout(seconds):
-            await turn.run("rehearsal", _set_stage, rehearsal)
-            return await _try_all(children, rehearsal)
-    except TimeoutError as error:
-        message = f"cannot finish a trial of the start: no end within {seconds} s"
-        raise UnresponsiveError(message) from error
+        await turn.run("rehearsal", _set_stage, rehearsal)
+        return await _try_all(children, rehearsal)
     finally:
         # The next one strikes what is left; storage that hangs must not hold up who gave this up.
         striking = asyncio.create_task(turn.run("rehearsal", strike, rehearsal.stage))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,23 @@ def test_a_module_that_only_sessions_may_load_is_not_blamed(manager: Manager) ->
     assert status["failure"] is None
     manager.end()
     until(lambda: not manager.postgres_processes(), "the server has ended")
+
+
+def test_a_module_that_never_comes_back_does_not_hold_up_the_start_for_ever(
+    manager: Manager,
+) -> None:
+    """A trial has an end: a server would be starting for ever, without a word."""
+    volumes = Volumes(manager)
+    volumes.module("bad", initialised_by("waits for ever")(sample(volumes)))
+    manager.settings["postgres"]["shared_preload_libraries"] = ["bad"]
+    began = time.monotonic()
+    failure = refused(manager, ENDLESS_SECONDS)
+
+    assert time.monotonic() - began > 1
+    assert (
+        f'{LOAD}cannot finish a trial of the start: no end within 60 s, with "bad"'
+        in (failure["message"])
+    )
 
 
 def test_a_module_that_never_comes_back_refuses_the_restart(manager: Manager) -> None:
