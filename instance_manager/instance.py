@@ -381,6 +381,9 @@ class Instance:
         await self._until_started(progress)
 
     async def _rehearse(self) -> None:
+        if self.watch is not None:
+            # What a database used a moment ago may be dropped by now.
+            await self.watch.before_stop()
         try:
             with beside_server("restart postgres"):
                 await self._rooms.startup.rehearse()

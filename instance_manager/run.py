@@ -28,13 +28,14 @@ from instance_manager.errors import Exit, UncleanStopError, VolumesUnansweringEr
 from instance_manager.health.snapshot import Observer, Target
 from instance_manager.health.storage import Storage
 from instance_manager.instance import Identity, Instance, Records, Rooms, policy_of
+from instance_manager.journal import Journal
 from instance_manager.observability.events import Events, EventType
 from instance_manager.observability.log_pipe import PostgresLog
 from instance_manager.observability.metrics import Measurements
 from instance_manager.postgres.connection import Answer
 from instance_manager.settings.secrets import read_secret
 from instance_manager.shutdown import Shutdown
-from instance_manager.startup import Journal, Startup
+from instance_manager.startup import Startup
 from instance_manager.supervision import signals
 from instance_manager.supervision.children import Children
 from instance_manager.supervision.operations import Kind, Operations

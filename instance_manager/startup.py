@@ -7,7 +7,7 @@ that probes are answered whatever the volumes do. This is the supervisor's :clas
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import (
     DataDirectoryError,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from instance_manager.extensions.models import ExtensionsReport
     from instance_manager.extensions.scan import Examination
     from instance_manager.health.snapshot import Observer
+    from instance_manager.journal import Journal
     from instance_manager.observability.log_pipe import PostgresLog
     from instance_manager.postgres.binaries import Version
     from instance_manager.settings.models import Settings
@@ -75,16 +76,6 @@ _log: Final = get_logger()
 _SEGMENTS_AFTER_FULL: Final = 3
 """More than a start needs: with just one, a server that a full disk ended would end again."""
 _EVENTS: Final = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}
-
-
-class Journal(NamedTuple):
-    """Who is told what happens in a start."""
-
-    on_step: Callable[[str, float], None]
-    """A step's name and its seconds."""
-    on_event: Callable[[str, str], object]
-    on_warning: Callable[[str, str], object]
-    """An event's reason and its message; a warning is for somebody to look at."""
 
 
 class Startup:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _LIBDIR: Final = "$libdir"
 _NAMED: Final = 5
 """So many databases or libraries are named in one message."""
+_BY_METHOD: Final = " with access method "
 _NAME_SHOWN: Final = 100
 """Characters of a library's name that anybody may have given."""
 _MOST_BY_OVERRIDES: Final = 1000
@@ -182,7 +183,7 @@ def _user(library: Library, versions: Mapping[str, str]) -> str:
         return "functions"
     user = f'extension "{library.extension}" {versions.get(library.extension, "")}'.rstrip()
     methods = ", ".join(library.access_methods)
-    return f"{user} with access method {methods}" if methods else user
+    return f"{user}{_BY_METHOD}{methods}" if methods else user
 
 
 def _stripped(library: str) -> str:
@@ -223,10 +224,20 @@ def _vanished(missing: Iterable[Need], report: ExtensionsReport) -> Iterator[Fin
         databases.setdefault((each.library, each.user), []).append(each.database)
     quarantined = [each for each in report.volumes if each.state is State.QUARANTINED]
     for (library, user), names in databases.items():
+        holder, error = _holder(library, quarantined)
+        why = "no volume provides it"
+        if error is not None:
+            why = (
+                f'the volume "{holder}" that holds it is quarantined: {error.code} {error.message}'
+            )
         uses = f"{_listed(names)} use{'s' if len(names) == 1 else ''} {user}"
-        message = f'{uses} (library "{library}") but {_nowhere(library, quarantined)};'
+        message = f'{uses} (library "{library}") but {why};'
         message += f' queries would fail with: could not access file "{library}"'
-        yield finding(Code.VANISHED, library, message)
+        mend = error.hint if error is not None else "mount the volume again"
+        hint = f"{mend}; or start with --ignore-inventory and drop what used it"
+        if _BY_METHOD in user:
+            hint += " (an index by its access method goes only with the whole database)"
+        yield finding(Code.VANISHED, library, message, hint)
 
 
 def _not_loaded(missing: Iterable[Need]) -> Iterator[Finding]:
@@ -252,16 +263,14 @@ def _whose(override: Override) -> str:
     return database if override.role is None else f"{role} in {database}"
 
 
-def _nowhere(library: str, quarantined: Iterable[Volume]) -> str:
+def _holder(library: str, quarantined: Iterable[Volume]) -> tuple[str, Finding | None]:
+    """Return the quarantined volume that holds a library, and why it is left out."""
     file = library.rpartition("/")[2].removesuffix(".so")
     for volume in quarantined:
         if any(each.path.rpartition("/")[2] in (file, f"{file}.so") for each in volume.libraries):
             error = next(each for each in volume.findings if each.severity is Severity.ERROR)
-            return (
-                f'the volume "{volume.name}" that holds it is quarantined: {error.code}'
-                f" {error.message}"
-            )
-    return "no volume provides it"
+            return volume.name, error
+    return "", None
 
 
 def _without_control(inventory: Inventory, names: Collection[str]) -> Iterator[Finding]:
@@ -278,7 +287,7 @@ def _no_control(each: Installed, databases: list[str]) -> Finding:
     has = f"{_listed(databases)} ha{'s' if len(databases) == 1 else 've'}"
     message = f'{has} extension "{each.name}" {each.version}, whose control file is nowhere: it'
     message += " can't be updated, and a dump of the database can't be restored here"
-    return finding(Code.NO_UPDATE_PATH, each.name, message)
+    return finding(Code.NO_UPDATE_PATH, each.name, message, "mount the volume again")
 
 
 def _listed(names: list[str]) -> str:

@@ -405,9 +405,16 @@ The server, or every session of it, would fail on something that no quarantine t
 """
 
 
-def finding(code: Code, subject: str, message: str) -> Finding:
-    """Return the finding of this *code*: severity and hint are the table's."""
+def finding(code: Code, subject: str, message: str, hint: str = "") -> Finding:
+    """Return the finding of this *code*: severity and hint are the table's.
+
+    Another *hint* is for a case that has a better way out.
+    """
     rule = RULES[code]
     return Finding(
-        code=code.value, severity=rule.severity, subject=subject, message=message, hint=rule.hint
+        code=code.value,
+        severity=rule.severity,
+        subject=subject,
+        message=message,
+        hint=hint or rule.hint,
     )

@@ -119,6 +119,20 @@ def test_a_start_can_ignore_the_inventory_once(using: Manager) -> None:
     assert (done.returncode, done.stdout) == (0, "start: done\n")
 
 
+def test_what_was_dropped_a_moment_ago_hinders_no_restart(using: Manager) -> None:
+    """Whoever follows the hint of the refusal gets out, without a wait for the next inventory."""
+    assert using.end() == 0
+    take_away(using)
+    using.start()
+    hint = using.until_phase("failed")["failure"]["hint"]
+    assert "an index by its access method goes only with the whole database" in hint
+    assert operate(using, "start", {"ignore_inventory": True})["state"] == "succeeded"
+    using.query("DROP EXTENSION vector", dbname="shop")
+    using.query("DROP DATABASE search")
+
+    assert operate(using, "restart")["state"] == "succeeded"
+
+
 def test_what_used_a_library_can_be_dropped_without_it_but_for_indexes(using: Manager) -> None:
     """An index needs the handler of its access method even to be dropped."""
     using.query("CREATE TABLE items (v vector(2))", dbname="shop")
@@ -259,6 +273,7 @@ def test_a_quarantined_volume_that_a_database_needs_refuses_and_says_why(using: 
     failure = using.until_phase("failed")["failure"]
 
     assert 'the volume "pgvector" that holds it is quarantined: EXT012' in failure["message"]
+    assert failure["hint"].startswith("correct the control file in the extension image; or start")
     (volume(using) / "share" / "extension" / "broken.control").unlink()
     assert operate(using, "start")["state"] == "succeeded"
 

@@ -21,9 +21,10 @@ from contextlib import closing
 from instance_manager import log
 from instance_manager.commands.loading import loader
 from instance_manager.health.snapshot import Observer, Target
+from instance_manager.journal import Journal
 from instance_manager.observability.log_pipe import PostgresLog
 from instance_manager.shutdown import Shutdown
-from instance_manager.startup import Journal, Startup
+from instance_manager.startup import Startup
 from instance_manager.supervision.children import Child, Children
 from instance_manager.supervision.states import Event
 from instance_manager.surroundings import Surroundings, survey
