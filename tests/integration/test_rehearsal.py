@@ -223,6 +223,7 @@ def test_a_trial_counts_as_progress_and_is_given_nothing_of_the_server(manager: 
     assert manager.probe("startupz")[0] == 200
     own = {"pg_hba.conf", "pg_ident.conf", "postgresql.conf"}
     assert {path.name for path in stage_of(manager).iterdir() if path.is_symlink()} <= own
+    assert manager.end() == 0
 
 
 def test_a_trial_of_a_killed_manager_is_ended_by_the_next_start(manager: Manager) -> None:

@@ -52,6 +52,16 @@ def until(condition: Callable[[], T], what: str, seconds: float = DEADLINE_SECON
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
+def _working_below(directory: Path) -> list[int]:
+    """Return the processes that work in a directory or below it, also where it is gone."""
+    found: list[int] = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").readlink().is_relative_to(directory):
+                found.append(int(entry.name))
+    return found
+
+
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket, with nothing of the program under test."""
 
@@ -186,19 +196,15 @@ class Manager:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        for pid in self.postgres_processes():
+        # All of this directory: a trial of a start works in one of its own.
+        for pid in _working_below(self.directory):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not self.postgres_processes(), "no process of the server is left")
+        until(lambda: not _working_below(self.directory), "no process of the server is left")
 
     def postgres_processes(self) -> list[int]:
         """Return the processes whose working directory is the data directory."""
-        found: list[int] = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if (entry / "cwd").readlink().is_relative_to(self.data):
-                    found.append(int(entry.name))
-        return found
+        return _working_below(self.data)
 
     def logged(self) -> str:
         """Return all that was logged so far."""
