@@ -18,7 +18,7 @@ from instance_manager.errors import (
     PreflightError,
     VolumesUnansweringError,
 )
-from instance_manager.extensions import preflight
+from instance_manager.extensions import refusals
 from instance_manager.extensions.composition import Base
 from instance_manager.extensions.scan import Server
 from instance_manager.fence import Fence
@@ -228,7 +228,7 @@ class Startup:
         if self.examination is None:
             return None
         libraries = self._server_facts().libraries
-        return preflight.refusal(
+        return refusals.refusal(
             self.examination.report,
             self.settings,
             libraries,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from instance_manager.databases import inventory
 from instance_manager.errors import DataDirectoryError
-from instance_manager.extensions import preflight, scan
+from instance_manager.extensions import refusals, scan
 from instance_manager.extensions.composition import Base
 from instance_manager.postgres import (
     before_start,
@@ -82,7 +82,7 @@ def examine(
     return Examined(
         examination=examination,
         version=version,
-        refusal=preflight.refusal(
+        refusal=refusals.refusal(
             examination.report,
             settings,
             server.libraries,

@@ -9,7 +9,8 @@ from instance_manager.extensions.facts import ControlFacts, RootFacts, ServerFac
 from instance_manager.extensions.findings import REFUSING, RULES, Code, finding
 from instance_manager.extensions.metadata import Metadata
 from instance_manager.extensions.models import Composed, ExtensionsReport, Library
-from instance_manager.extensions.preflight import Verdict, judge, refusal
+from instance_manager.extensions.preflight import Verdict, judge
+from instance_manager.extensions.refusals import refusal
 from instance_manager.settings.models import Settings
 
 MakeVolume = Callable[..., VolumeFacts]
