@@ -12,6 +12,7 @@ import os
 import threading
 import traceback
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -202,6 +205,17 @@ def configure(level: Level = "info", style: Format = "auto", descriptor: int = 1
     root.handlers = [_FromLibraries()]
     root.setLevel(logging.WARNING)
     return sink
+
+
+@contextmanager
+def beside_an_answer() -> Generator[None]:
+    """Log warnings to standard error: for a command, whose standard output is its answer."""
+    sink = configure("warning", descriptor=2)
+    try:
+        yield
+    finally:
+        sink.close()
+        structlog.reset_defaults()
 
 
 def set_level(level: Level) -> None:

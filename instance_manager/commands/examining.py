@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instance_manager import log
 from instance_manager.databases import inventory
 from instance_manager.errors import DataDirectoryError
 from instance_manager.extensions import refusals, scan
@@ -68,6 +69,11 @@ def examine(
         SettingsError: there is no server to look for.
         StartError: its program does not run.
     """
+    with log.beside_an_answer():
+        return _examine(settings, extensions_root, hash_contents=hash_contents)
+
+
+def _examine(settings: Settings, extensions_root: str | None, *, hash_contents: bool) -> Examined:
     tools = process.tool_environment(os.environ)
     server, version = find_server(settings)
     given = scan.Server(server, Base(tools["PATH"], os.environ.get("LD_LIBRARY_PATH", "")))
