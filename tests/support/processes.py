@@ -77,12 +77,14 @@ def postmasters(data_directory: Path) -> list[int]:
 
 
 def is_postmaster(process: Process) -> bool:
-    """Whether it was executed as a postmaster, not forked by one, nor asked for its version."""
-    return (
-        process.was_executed
-        and process.command == "postgres"
-        and arguments_of(process.pid)[1:2] == ["-D"]
-    )
+    """Whether it was executed as a postmaster: not forked by one, nor a trial of a start.
+
+    One that is asked for its version, or about a module, has no data directory.
+    """
+    if not process.was_executed or process.command != "postgres":
+        return False
+    arguments = arguments_of(process.pid)
+    return arguments[1:2] == ["-D"] and "-C" not in arguments
 
 
 def arguments_of(pid: int) -> list[str]:
