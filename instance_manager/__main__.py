@@ -1,7 +1,7 @@
 """The front door: block signals first, then parse, then import what the sub-command needs.
 
 The kernel drops a signal to PID 1 that has no handler. Blocked, it stays pending until the
-handlers stand; ``env --block-signal`` in the image's entrypoint covers the time before this line.
+handlers stand; the image's entrypoint blocks them too, which covers the time before this line.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ END_CLIENTS = (
 
 
 def entrypoint(*command: str) -> str:
-    """Return the option that starts *command* as the image starts its manager."""
+    """Return the option that starts *command* with the signals blocked."""
     return f"--entrypoint={json.dumps(['env', MASK, *command])}"
 
 
@@ -94,7 +94,7 @@ def test_a_signal_before_the_mask_is_kept_or_lost_and_harms_nothing(
 ) -> None:
     """PID 1 without a handler is not ended by it: it serves until the next TERM, or the KILL."""
     late = f"--entrypoint={json.dumps(['sh', '-c', WITHOUT_MASK])}"
-    for number in range(times(2, 20)):
+    for number in range(times(2, 50)):
         operand = cluster.create(*([late] if options else []))
         start_and_send_term(operand, -1)
         if ends_or_serves(operand):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.container.conftest import Images, Podman
+
+
+BLOCKED = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
+PATH_WANTED = "give it the path of a program"
 
 
 def configuration(podman: Podman, image: str) -> Any:
@@ -32,14 +37,33 @@ def test_the_entrypoint_blocks_signals_from_the_first_instruction(
     podman: Podman, images: Images
 ) -> None:
     """PID 1 begins with the mask set, so that no signal is lost before its handlers stand."""
-    entrypoint = configuration(podman, images.operand)["Entrypoint"]
+    blocker, *command = configuration(podman, images.operand)["Entrypoint"]
 
-    assert entrypoint == [
-        "env",
-        "--block-signal=TERM,INT,QUIT,HUP",
-        "instance-manager",
-        "run",
-    ]
+    mask = shell(podman, images, f"exec {blocker} /usr/bin/grep SigBlk /proc/self/status")
+    blocked = int(mask.split()[1], 16)
+    assert command == ["/opt/instance-manager/bin/instance-manager", "run"]
+    assert [number for number in range(1, 65) if blocked & 1 << number - 1] == BLOCKED
+
+
+def test_the_blocker_of_signals_says_what_it_can_not_execute(
+    podman: Podman, images: Images
+) -> None:
+    """As a shell does, it ends with 127 and a word on standard error."""
+    blocker = configuration(podman, images.operand)["Entrypoint"][0]
+
+    for arguments in ("", "/nonexistent", "/etc/passwd one two"):
+        said = shell(podman, images, f"{blocker} {arguments} 2>&1; echo $?").splitlines()
+        assert said == ["block-signals: cannot execute its first argument: " + PATH_WANTED, "127"]
+
+
+def test_the_blocker_of_signals_gives_arguments_and_environment_on(
+    podman: Podman, images: Images
+) -> None:
+    """What it becomes can't tell that it was there, but for the mask."""
+    blocker = configuration(podman, images.operand)["Entrypoint"][0]
+    script = f"A='b c' exec {blocker} /bin/bash -c 'echo \"$A|$#|$0|$1|$2\"' zero 'one two' ''"
+
+    assert shell(podman, images, script) == "b c|2|zero|one two|"
 
 
 def test_the_user_is_a_number(podman: Podman, images: Images) -> None:
