@@ -16,8 +16,6 @@ from tests.support.manager import until
 if TYPE_CHECKING:
     from tests.container.conftest import Cluster, Operand
 
-pytestmark = pytest.mark.fault
-
 Times = Callable[[int, int], int]
 
 PERIODS_SECONDS = 3.0
@@ -202,7 +200,7 @@ def test_a_frozen_server_is_not_ready_and_its_manager_lives(
     for _ in range(times(1, 10)):
         operand.signal_postgres("STOP", *pids)
         frozen = operand.probes(ready=503)
-        still = operand.probes(ready=200, seconds=5)
+        still = operand.probes(ready=200, seconds=3)
         operand.signal_postgres("CONT", *pids)
         thawed = operand.probes(ready=200)
 

@@ -13,8 +13,6 @@ from tests.support.manager import until
 if TYPE_CHECKING:
     from tests.container.conftest import Cluster, Operand
 
-pytestmark = pytest.mark.fault
-
 MASK = "--block-signal=TERM,INT,QUIT,HUP"
 BESIDE_SLEEP = (
     f'--entrypoint=["env", "{MASK}", "sh", "-c", "instance-manager run & exec sleep infinity"]'

@@ -19,8 +19,6 @@ from tests.support.figures import Figures
 from tests.support.manager import Manager, until
 from tests.support.storage import MIB, Volume, fill, tmpfs
 
-pytestmark = pytest.mark.fault
-
 SMALL_SEGMENTS = ["--wal-segsize=1"]
 
 

@@ -9,14 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import pytest
-
 from instance_manager.postgres.server_processes import processes_of
 from instance_manager.postgres.stop_waits import ProcessKind
 from tests.support.figures import Figures
 from tests.support.manager import Manager, until
-
-pytestmark = pytest.mark.fault
 
 LATEST_SECONDS = 15
 """The server itself ends within 60, and it is looked at every 2."""

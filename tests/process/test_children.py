@@ -69,7 +69,6 @@ def test_a_signal_is_reported_as_a_signal() -> None:
     with_children(body)
 
 
-@pytest.mark.fault
 def test_no_status_is_lost_or_confused_among_orphans(
     times: Callable[[int, int], int], figures: Figures
 ) -> None:

@@ -13,8 +13,6 @@ from tests.support.faults import postmaster_of
 from tests.support.figures import Figures
 from tests.support.manager import Manager, until
 
-pytestmark = pytest.mark.fault
-
 Times = Callable[[int, int], int]
 
 MAXIMUM = 3

@@ -17,8 +17,6 @@ from tests.support.manager import Manager, until
 from tests.support.namespace import NamespacedManager
 from tests.support.processes import look, memory_bytes
 
-pytestmark = pytest.mark.fault
-
 Times = Callable[[int, int], int]
 
 CODES = (0, 1, 2, 139)

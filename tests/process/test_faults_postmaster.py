@@ -29,8 +29,6 @@ from tests.support.ledger import Ledger
 from tests.support.manager import Manager, until
 from tests.support.processes import Sampler, look
 
-pytestmark = pytest.mark.fault
-
 Times = Callable[[int, int], int]
 
 SERVER_PROCESSES = {

@@ -25,8 +25,6 @@ from tests.support.ledger import Ledger
 from tests.support.manager import Manager, until
 from tests.support.processes import children_of, look
 
-pytestmark = pytest.mark.fault
-
 Times = Callable[[int, int], int]
 
 BUDGET = {"smart_seconds": 0, "fast_seconds": 4, "immediate_seconds": 4}

@@ -22,8 +22,6 @@ from tests.support.ledger import Ledger
 from tests.support.manager import Manager, until
 from tests.support.volumes import MIB, Volume, ext4, tmpfs
 
-pytestmark = pytest.mark.fault
-
 Times = Callable[[int, int], int]
 
 DATA_BYTES: Final = 192 * MIB

@@ -15,8 +15,6 @@ from tests.support.manager import Manager, until
 from tests.support.processes import children_of
 from tests.support.storage import MIB, fill, tmpfs
 
-pytestmark = pytest.mark.fault
-
 Mend = Callable[[], object]
 
 MOUNT = """

@@ -25,8 +25,6 @@ from tests.support.figures import Figures
 from tests.support.manager import ACCOUNT, Manager, until
 from tests.support.processes import arguments_of
 
-pytestmark = pytest.mark.fault
-
 CHECKOUT = Path(__file__).parents[2]
 Times = Callable[[int, int], int]
 

@@ -8,15 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 import structlog
 
 from instance_manager import log
 from instance_manager.supervision.children import Children
 from instance_manager.supervision.orphans import OrphanLog
 from tests.support.manager import Manager, until
-
-pytestmark = pytest.mark.fault
 
 DEADLINE = 30.0
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}

@@ -158,8 +158,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_FIGURES] = Figures(FILE if config.getoption("--soak") else None)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave only tests with a long count where long counts are asked for."""
+    """Mark what makes faults and counts them; leave only long counts where those are asked for."""
+    for item in items:
+        if {"times", "figures"} <= set(getattr(item, "fixturenames", ())):
+            item.add_marker("fault")
     if not config.getoption("--soak"):
         return
     long = [item for item in items if "times" in getattr(item, "fixturenames", ())]
