@@ -113,7 +113,7 @@ class Custody:
         while True:
             await asyncio.sleep(_LEASE_POLL_SECONDS)
             # Another one, once the data directory was found.
-            lease = self._startup.lease
+            lease = self._startup.tenancy.lease
             try:
                 if lease.is_held and not lease.trusted_seconds:
                     raise lease.loss()
@@ -126,7 +126,7 @@ class Custody:
                         ended, renewal = renewal, None
                         ended.result()
             except DataDirectoryInUseError as error:
-                self._startup.let_go()
+                self._startup.tenancy.let_go()
                 self._supervisor.abandon(error)
             except OSError as error:
                 _log.warning("cannot renew the lease of the data directory", reason=str(error))
@@ -168,7 +168,7 @@ class Custody:
     def _look(self, directory: Path, postmaster: int, before: Look) -> Look:
         if not _is_there(directory / data_directory.VERSION_FILE):
             raise _lost(f"its data directory {str(directory)!r} is gone")
-        if not self._startup.has_own_lock():
+        if not self._startup.tenancy.has_own_lock():
             # Another container could take the directory by now.
             raise _lost(f"the lock of data directory {str(directory)!r} is gone, or another's")
         return look_at_pid_file(directory, postmaster, before)

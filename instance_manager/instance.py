@@ -340,7 +340,7 @@ class Instance:
     async def unfence(self, progress: Progress) -> None:
         """Take the fence away, and start postgres where it was fenced."""
         supervisor = self._rooms.supervisor
-        if self._rooms.startup.holds_directory:
+        if self._rooms.startup.tenancy.holds:
             # Else none was kept, and the next start looks for one anyway.
             await self._rooms.startup.fence.take_down()
         if supervisor.desired is Desired.FENCED:

@@ -6,7 +6,7 @@ that probes are answered whatever the volumes do. This is the supervisor's :clas
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import (
@@ -30,19 +30,15 @@ from instance_manager.postgres import (
     bootstrap,
     data_directory,
     free_space,
-    leftovers,
-    lock,
     lost,
     marker,
     memory,
     pid_file,
     ports,
     process,
-    read_only,
 )
 from instance_manager.postgres.connection import Answer
 from instance_manager.postgres.fencing import Verdict
-from instance_manager.postgres.lease import Lease
 from instance_manager.postgres.tracing import Tracer
 from instance_manager.postgres.way import way_to
 from instance_manager.proving import Prover
@@ -56,6 +52,7 @@ from instance_manager.server_configuration import (
 from instance_manager.settings.changes import keep, keys_needing_start
 from instance_manager.supervision.states import Event
 from instance_manager.supervision.threads import Serial, in_thread
+from instance_manager.tenancy import Tenancy
 from instance_manager.trial import Trial
 
 if TYPE_CHECKING:
@@ -103,23 +100,21 @@ class Startup:
         self._log = log
         self._clock = clock
         self._journal = journal
-        self._ends = ExitStack()
-        self._held: lock.Held | None = None
-        self._past_stale_pid: dict[str, str] = {}
         self._files_turn = Serial()
+        self.place = surroundings.place
+        self.tenancy = tenancy = Tenancy(self.place.data_directory, children.pids)
         self._use(surroundings)
         # Where it is kept may be found out only by the first start.
-        kept = (lambda: self.files, surroundings.name, self._files_turn, self.has_own_lock)
+        kept = (lambda: self.files, surroundings.name, self._files_turn, tenancy.has_own_lock)
         self.fence, self.inventory = Fence(*kept), InventoryFile(*kept)
         self._has_run = False
-        self._had_cluster = False
         self.prover = Prover(
             Tracer(children, self.place.binaries.postgres, clock),
             clock=clock,
             on_warning=journal.on_warning,
             completed=self.inventory.completed,
         )
-        given = (lambda: self.place, lambda: self._held and self._held.descriptor)
+        given = (lambda: self.place, lambda: tenancy.descriptor)
         self.trial = Trial(children, *given, self._files_turn, self.prover)
         self.oom_kills_before: int | None = None
         """The kernel's count when the postmaster was spawned; None where it can't be read."""
@@ -127,7 +122,7 @@ class Startup:
     def _use(self, surroundings: Surroundings) -> None:
         """Work in the data directory of these surroundings from now on; nothing is held yet."""
         self._surroundings, self.place = surroundings, surroundings.place
-        self.lease = Lease(self.files.directory)
+        self.tenancy.move_to(self.place.data_directory)
 
     def settled_place(self) -> Place:
         """Return where everything is: looked for anew where that isn't known yet. For threads."""
@@ -135,27 +130,7 @@ class Startup:
 
     def close(self) -> None:
         """Release the lock, as far as this process holds it."""
-        self.let_go()
-        self.lease.finish()
-
-    def let_go(self) -> None:
-        """Release the data directory, which is another's by now: the next start takes it again.
-
-        At once, for the event loop: a lease is given back in the background.
-        """
-        self._held = None
-        self._ends.close()
-
-    @property
-    def holds_directory(self) -> bool:
-        """Whether the data directory is ours, or was when that was asked last."""
-        return self._held is not None
-
-    def has_own_lock(self) -> bool:
-        """Whether the lock that is held is that of the directory as it is mounted now."""
-        # Looked at in a thread: it may be let go meanwhile.
-        held = self._held
-        return held is not None and held.is_of(self.files)
+        self.tenancy.close()
 
     @property
     def report(self) -> ExtensionsReport | None:
@@ -170,7 +145,7 @@ class Startup:
     @property
     def files(self) -> data_directory.OurFiles:
         """Our files in the data directory."""
-        return data_directory.OurFiles(self.place.data_directory)
+        return self.tenancy.files
 
     async def prepare(self) -> Event:
         """Check and write all that a start needs: nothing, where the instance is fenced.
@@ -193,7 +168,7 @@ class Startup:
                 self._use(await self._files_turn.run("place", self._surroundings.settled))
         await self._read_version()
         with self._timed("lock"):
-            await self._files_turn.run("lock", self._take_lock)
+            await self._files_turn.run("lock", self.tenancy.take)
             if await self._is_fenced():
                 return Event.FENCE_FOUND
             await self._files_turn.run("leftovers", self._end_leftovers)
@@ -291,8 +266,8 @@ class Startup:
 
     def spawn(self) -> Child:
         """Start the postmaster with what was prepared."""
-        held = self._held
-        if held is None:
+        lock = self.tenancy.descriptor
+        if lock is None:
             raise PreflightError("cannot start postgres: nothing was prepared")
         self._observer.forget()
         self._has_run = True
@@ -300,8 +275,8 @@ class Startup:
         launch = process.Launch(
             binaries=self.place.binaries,
             data_directory=self.place.data_directory,
-            environment=self._server_environment() | self._past_stale_pid,
-            lock=held.descriptor,
+            environment=self._server_environment() | self.tenancy.past_stale_pid,
+            lock=lock,
         )
         self.prover.start()
         self.trial.begin(self._server_environment(), self.trial.loading(self.settings))
@@ -316,7 +291,7 @@ class Startup:
         """Return why a start would fail that has failed for want of what may come by itself."""
         try:
             if isinstance(failure, DataDirectoryInUseError):
-                await self._files_turn.run("lock", self._take_lock)
+                await self._files_turn.run("lock", self.tenancy.take)
                 await self._files_turn.run("leftovers", self._end_leftovers)
             elif isinstance(failure, DataDirectoryLostError):
                 present = await self._files_turn.run(
@@ -373,38 +348,8 @@ class Startup:
         finally:
             self._journal.on_step(step, self._clock() - began)
 
-    def _take_lock(self) -> None:
-        directory = self.place.data_directory
-        if self._had_cluster:
-            lost.require_not_vanished(directory)
-        if not data_directory.has_cluster(directory):
-            data_directory.require_no_data_nearby(directory)
-        elif not self.files.marker.exists():
-            self._had_cluster = True
-        read_only.require_writable(directory)
-        if self._held is not None and not self._held.is_of(self.files):
-            # Another volume is there now, or another directory: it has a lock of its own.
-            self.let_go()
-        with read_only.told(directory):
-            # Each time: owner and mode may have been changed while the lock was held.
-            files = data_directory.prepare(directory)
-            if self._held is None:
-                held = lock.held(files, self.lease, self._children.pids)
-                self._held = self._ends.enter_context(held)
-
     def _end_leftovers(self) -> None:
-        """End old processes of the data directory, and see what postmaster.pid is worth."""
-        # It may be let go meanwhile, by the event loop.
-        held, directory = self._held, self.place.data_directory
-        if held is None:
-            raise DataDirectoryInUseError(
-                f"cannot use data directory {str(directory)!r}: it was let go",
-                hint="somebody else may have taken it; this is tried again by itself",
-            )
-        leftovers.end_all(held.site)
-        self.trial.clear()
-        pid_file.remove_damaged(directory)
-        self._past_stale_pid = pid_file.past_stale(directory)
+        self.tenancy.end_leftovers(self.trial.clear)
 
     async def _read_version(self) -> None:
         with self._timed("version"):
@@ -418,7 +363,7 @@ class Startup:
         if marker.recover(self.files):
             _log.warning("an unfinished initialisation was cleared away")
         if data_directory.is_empty(directory):
-            if self._had_cluster:
+            if self.tenancy.had_cluster:
                 # Since the lock was taken, a moment ago.
                 lost.require_not_vanished(directory)
             lost.require_never_used(self.files, wal)
@@ -467,7 +412,8 @@ class Startup:
     def _bootstrap_plan(self) -> bootstrap.Bootstrap:
         settings, examination = self.settings, self.examination
         assert examination is not None  # noqa: S101 - prepare() has looked
-        assert self._held is not None  # noqa: S101 - prepare() has taken it
+        lock = self.tenancy.descriptor
+        assert lock is not None  # noqa: S101 - prepare() has taken it
         composed = examination.report.composed
         return bootstrap.Bootstrap(
             files=self.files,
@@ -480,7 +426,7 @@ class Startup:
             server_parameters=search_paths(composed, self._server_facts().major),
             passwords=bootstrap.passwords_of(settings.bootstrap),
             instance=self._surroundings.name,
-            lock=self._held.descriptor,
+            lock=lock,
         )
 
     def _server_environment(self) -> dict[str, str]:
