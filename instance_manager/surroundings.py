@@ -14,7 +14,7 @@ import stat
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from instance_manager import handing_over
 from instance_manager.errors import Problem, SettingsError
@@ -48,6 +48,23 @@ class Place:
     """``LD_LIBRARY_PATH`` as the manager got it."""
 
 
+class Load(Protocol):
+    """Reads the settings; each call reads the same sources anew."""
+
+    @property
+    def file(self) -> Path | None:
+        """The settings file; None where there is none."""
+        ...
+
+    def __call__(self, document: str | None = None) -> Settings:
+        """Return the settings, with a configuration document where one is in force.
+
+        Raises:
+            SettingsError: with every problem.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """All that does not change while the manager runs, and the way to read the settings again."""
@@ -57,8 +74,7 @@ class Surroundings:
     account: Account
     name: str
     control_group: int | None
-    load: Callable[[], Settings]
-    """Read the settings again; raises SettingsError."""
+    load: Load
     was_root: bool
     is_settled: bool
     """Whether the data directory is known; root had to look for it, in order to give it away."""
@@ -75,7 +91,7 @@ class Surroundings:
         return replace(self, place=place, is_settled=True)
 
 
-def survey(load: Callable[[], Settings], environment: Mapping[str, str]) -> Surroundings:
+def survey(load: Load, environment: Mapping[str, str]) -> Surroundings:
     """Settle everything, become the account of postgres, and make the runtime directories.
 
     Raises:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from instance_manager.configuration.checks import CHECKS
 from instance_manager.errors import SettingsError, UsageError
 from instance_manager.settings.documents import parse_document
-from instance_manager.settings.files import load_settings, read_sources
+from instance_manager.settings.files import config_path, load_settings, read_sources
 from instance_manager.settings.keys import VARIABLE_PREFIX
 from instance_manager.settings.loading import load as pure_load
 from instance_manager.settings.sources import SettingsText
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from instance_manager.settings.loading import LoadedSettings
     from instance_manager.settings.models import Settings
-
 
 _SOCKET_KEY: Final = "control.socket"
 
@@ -49,18 +50,45 @@ def control_socket(options: argparse.Namespace) -> Path:
         return socket
 
 
-def loader(options: argparse.Namespace) -> Callable[[], Settings]:
-    """Return what reads the settings, from the same sources at each call."""
-    config = _config_of(options)
-    overrides = _overrides_of(options)
-    environment: Mapping[str, str] = dict(os.environ)
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Reads the settings, from the same sources at each call; *file* is their file, if any."""
 
-    def read() -> Settings:
+    environment: Mapping[str, str]
+    config: Path | None
+    overrides: Mapping[str, str]
+
+    @property
+    def file(self) -> Path | None:
+        """The settings file; None where there is none."""
+        return config_path(self.environment, self.config)
+
+    def __call__(self, document: str | None = None) -> Settings:
+        """Return the settings, with a configuration *document* where one is in force.
+
+        Raises:
+            SettingsError: with every problem.
+        """
+        return self.loaded(document).settings
+
+    def loaded(self, document: str | None = None) -> LoadedSettings:
+        """Return the same with the origin of each key."""
         return load_settings(
-            environment, config=config, overrides=overrides, checks=CHECKS
-        ).settings
+            self.environment,
+            config=self.config,
+            overrides=self.overrides,
+            checks=CHECKS,
+            document=document,
+        )
 
-    return read
+
+def loader(options: argparse.Namespace) -> Loader:
+    """Return what reads the settings.
+
+    Raises:
+        UsageError: an override that is none.
+    """
+    return Loader(dict(os.environ), _config_of(options), _overrides_of(options))
 
 
 def _loaded(options: argparse.Namespace, only: str) -> Settings:

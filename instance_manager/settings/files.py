@@ -6,6 +6,7 @@ Only this module, ``reading`` and ``secrets`` of this room touch the file system
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ def load_settings(
     config: Path | None = None,
     overrides: Mapping[str, str] | None = None,
     checks: Iterable[Check] = (),
+    document: str | None = None,
 ) -> LoadedSettings:
     """Read every source and load the settings.
 
@@ -41,11 +43,13 @@ def load_settings(
         config: the file named on the command line, if one is.
         overrides: dotted keys and text, from the command line.
         checks: as in :func:`load`.
+        document: the configuration document that was accepted over HTTP, if one is in force.
 
     Raises:
         SettingsError: with all problems, those of reading too.
     """
-    return load(read_sources(environment, config=config, overrides=overrides), checks)
+    text = read_sources(environment, config=config, overrides=overrides)
+    return load(replace(text, document=document), checks)
 
 
 def read_sources(

@@ -58,7 +58,7 @@ def _entries(
         elif "." in name or path not in known_keys():
             yield path, Problem(path, f"unknown key{suggestion((*parents, name))}")
         elif value is not None or known_keys()[path].null_is_value:
-            yield path, _without_nulls(value)
+            yield path, without_nulls(value)
 
 
 def _section_entries(value: Value, path: tuple[str, ...]) -> Iterator[tuple[str, Value | Problem]]:
@@ -69,13 +69,13 @@ def _section_entries(value: Value, path: tuple[str, ...]) -> Iterator[tuple[str,
         yield name, Problem(name, f"must be a map of keys, not {describe(value)}")
 
 
-def _without_nulls(value: Value) -> Value:
+def without_nulls(value: Value) -> Value:
     """Leave out the entries of maps that are not set; a list keeps its items."""
     match value:
         case dict():
-            return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+            return {name: without_nulls(item) for name, item in value.items() if item is not None}
         case list():
-            return [_without_nulls(item) for item in value]
+            return [without_nulls(item) for item in value]
         case _:
             return value
 
@@ -122,7 +122,7 @@ class _Collector:
         value: Value = None if is_null(text) else text
         if value is not None and not key.is_scalar:
             try:
-                value = _without_nulls(parse_json(text))
+                value = without_nulls(parse_json(text))
             except ValueError as err:
                 self.problems.append(Problem(key.path, f"{err} ({origin})"))
                 return

@@ -1,7 +1,8 @@
 """From texts to settings: layers by precedence, the typed model, and every problem at once. Pure.
 
-Precedence: command line, ``INSTANCE_MANAGER_*``, file, the official image's environment,
-defaults. A list or a map is one value: the strongest source gives all of it.
+Precedence: an accepted configuration document, command line, ``INSTANCE_MANAGER_*``, file, the
+official image's environment, defaults. A list or a map is one value: the strongest source gives
+all of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from instance_manager.errors import Problem, SettingsError
 from instance_manager.settings.checks import CHECKS, Check
+from instance_manager.settings.configuration_document import document_layer
 from instance_manager.settings.documents import parse_document
 from instance_manager.settings.image_environment import image_layer
 from instance_manager.settings.keys import KEYLESS, known_keys, known_sections, suggestion
@@ -73,6 +75,8 @@ def _layers(text: SettingsText) -> Iterator[Layer]:
         yield file_layer(parse_document(text.file_text, text.file_name), text.file_name)
     yield environment_layer(text.environment)
     yield command_line_layer(text.command_line)
+    if text.document is not None:
+        yield document_layer(text.document)
 
 
 def _merge(layers: Iterable[Layer]) -> tuple[dict[str, Value], dict[str, Origin]]:

@@ -25,6 +25,7 @@ class Source(StrEnum):
     FILE = "file"
     ENVIRONMENT = "environment"
     COMMAND_LINE = "command-line"
+    DOCUMENT = "document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class SettingsText:
     """Everything that settings are loaded from, as read.
 
     *command_line* maps dotted keys to text; *variable_files* holds the content of each file that
-    a ``…_FILE`` variable of the official image names, by the variable's name; *problems* are those
+    a ``…_FILE`` variable of the official image names, by the variable's name; *document* is the
+    configuration document that was accepted over HTTP, where one is in force; *problems* are those
     of reading.
     """
 
@@ -67,6 +69,7 @@ class SettingsText:
     file_name: str = ""
     file_text: str = ""
     variable_files: Mapping[str, str] = field(default_factory=dict[str, str])
+    document: str | None = None
     problems: tuple[Problem, ...] = ()
 
 
