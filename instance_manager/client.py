@@ -19,6 +19,10 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 from yarl import URL
 
+from instance_manager.api.configuration_models import (
+    ConfigurationDocument,
+    ConfigurationResult,
+)
 from instance_manager.api.models import (
     Event,
     Items,
@@ -35,7 +39,7 @@ from instance_manager.errors import Exit, InstanceManagerError
 from instance_manager.extensions.models import ExtensionsReport, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -46,6 +50,9 @@ TIMEOUT_SECONDS: Final = 10.0
 
 LONGEST_WAIT_SECONDS: Final = 60
 """As long as the server lets one request wait; a longer wait is several requests."""
+
+CONFIGURATION_SECONDS: Final = 120
+"""For a configuration to be judged and loaded, behind one that is just being applied."""
 
 _OK: Final = frozenset({200, 202})
 _UNAVAILABLE: Final = 503
@@ -83,6 +90,12 @@ class OperationConflictError(AnswerError):
     exit_code = Exit.CONFLICT
 
 
+class StaleTagError(AnswerError):
+    """What is to be changed was changed since it was read (412)."""
+
+    exit_code = Exit.CONFLICT
+
+
 class InvalidRequestError(AnswerError):
     """The request does not fit; ``problem.errors`` says where (422)."""
 
@@ -94,6 +107,7 @@ _ERRORS: Final[dict[int, type[AnswerError]]] = {
     403: RefusedError,
     404: NotFoundError,
     409: OperationConflictError,
+    412: StaleTagError,
     422: InvalidRequestError,
 }
 
@@ -182,6 +196,42 @@ class Client:
     async def events(self) -> tuple[Event, ...]:
         """Return the remembered events, newest last."""
         return _parsed(await self._ask("GET", "/v1/events"), Items[Event]).items
+
+    async def configuration(self) -> tuple[ConfigurationDocument, str]:
+        """Return the configuration document in force, secrets masked, and its tag."""
+        content, headers = await self._exchange("GET", "/v1/configuration")
+        return _parsed(content, ConfigurationDocument), headers.get("ETag", "").strip('"')
+
+    async def put_configuration(
+        self, document: ConfigurationDocument, etag: str | None
+    ) -> ConfigurationResult:
+        """Put a document into force, if *etag* is still the tag of the present one.
+
+        Without a tag, whatever the present one is.
+
+        Raises:
+            StaleTagError: it isn't: read again, and decide again.
+            InvalidRequestError: ``problem.errors`` says what is wrong.
+        """
+        match = "*" if etag is None else f'"{etag}"'
+        content = await self._ask(
+            "PUT",
+            "/v1/configuration",
+            body=document,
+            headers={"If-Match": match},
+            wait=CONFIGURATION_SECONDS,
+        )
+        return _parsed(content, ConfigurationResult)
+
+    async def rehearse_configuration(self, document: ConfigurationDocument) -> ConfigurationResult:
+        """Have a document judged, and return what it would change."""
+        content = await self._ask(
+            "PUT",
+            "/v1/configuration?dry_run=true",
+            body=document,
+            wait=CONFIGURATION_SECONDS,
+        )
+        return _parsed(content, ConfigurationResult)
 
     async def operations(self) -> tuple[Operation, ...]:
         """Return the remembered operations, newest last."""
@@ -299,21 +349,38 @@ class Client:
         body: BaseModel | None = None,
         wait: float = 0,
         ok: frozenset[int] = _OK,
+        headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """Send one request and return the body of its answer."""
+        content, _ = await self._exchange(
+            method, path, body=body, wait=wait, ok=ok, headers=headers
+        )
+        return content
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | None = None,
+        wait: float = 0,
+        ok: frozenset[int] = _OK,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Send one request and return the body and the headers of its answer."""
         if self._session is None:
             raise UnreachableError(f"cannot ask {self._target!r}: the client is not open")
-        headers = {"Accept": "application/json"}
+        sent = {"Accept": "application/json", **(headers or {})}
         # Whole seconds by RFC 7240; rounding up never cuts a wait short.
         if wait > 0:
-            headers["Prefer"] = f"wait={math.ceil(wait)}"
+            sent["Prefer"] = f"wait={math.ceil(wait)}"
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            sent["Content-Type"] = "application/json"
         try:
             async with self._session.request(
                 method,
                 URL(self._base + path, encoded=True),
-                headers=headers,
+                headers=sent,
                 data=body.model_dump_json(exclude_none=True).encode() if body else None,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS + wait),
                 allow_redirects=False,
@@ -327,7 +394,7 @@ class Client:
             ) from error
         if response.status not in ok:
             raise _error_of(response.status, content, self._target)
-        return content
+        return content, response.headers
 
 
 def client_context(

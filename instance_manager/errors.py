@@ -242,5 +242,9 @@ class ConflictError(TransientError):
     exit_code = Exit.CONFLICT
 
 
+class StaleTagError(ConflictError):
+    """The configuration was changed since its tag was read."""
+
+
 class InvalidTransitionError(Exception):
     """A bug of ours: an event that the state table does not allow in this state."""

@@ -5,9 +5,7 @@ Reads memory only. The lifecycle methods ask the supervisor and wait; it is the 
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +17,6 @@ from instance_manager.errors import (
     Exit,
     InstanceManagerError,
     PreflightError,
-    UnresponsiveError,
     beside_server,
 )
 from instance_manager.extensions import drift
@@ -36,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from instance_manager.api import models
+    from instance_manager.applying import Configuration
     from instance_manager.databases.models import DatabaseExtensions, Databases
     from instance_manager.databases.service import ExtensionKeeper
     from instance_manager.health.snapshot import Observer
@@ -164,6 +162,20 @@ class Instance:
             clock=self._clock,
         )
 
+    @cached_property
+    def configuration(self) -> Configuration:
+        """What applies configurations."""
+        from instance_manager.applying import Configuration
+
+        return Configuration(
+            self._rooms.startup,
+            self._rooms.supervisor,
+            self._rooms.observer,
+            self.events,
+            use=self._use,
+            hurry=self.extension_updates.reconciler.hurry,
+        )
+
     def beat(self) -> None:
         """Say that the loop runs; the only input of liveness."""
         self.heartbeat_at = self._clock()
@@ -247,6 +259,7 @@ class Instance:
             report,
             status.is_loaded(self._rooms.observer, self._rooms.startup),
             self.extension_updates.reconciler.verdict(),
+            self._rooms.startup.documents.problems,
         )
         return report
 
@@ -425,27 +438,11 @@ class Instance:
         raise ConflictError(f"cannot start postgres: the instance is {phase_of(state)}")
 
     async def reload(self, progress: Progress) -> None:
-        """Read the settings and the volumes again, and wait until the server has loaded them.
+        """Read the settings and the volumes again, and wait until the server has loaded them."""
+        await self.configuration.reload(progress)
 
-        Without a server that runs, the next start does; one that had failed is tried again.
-        """
-        startup, supervisor = self._rooms.startup, self._rooms.supervisor
-        try:
-            progress.report("reading the settings")
-            self._apply(await startup.reread_settings())
-            if supervisor.state in _ALIVE:
-                # What is missing is so without a reload, too; and it may change what is urgent.
-                with beside_server("reload"):
-                    await startup.look_at_volumes(ignore_inventory=True)
-                await self._reload_server(progress)
-                self.extension_updates.reconciler.hurry()
-            elif supervisor.state is State.FAILED:
-                supervisor.handle(Event.CAUSE_GONE)
-        except InstanceManagerError as error:
-            _log.error(error.message, code=error.code, hint=error.hint)
-            raise
-
-    def _apply(self, settings: Settings) -> None:
+    def _use(self, settings: Settings) -> None:
+        """Go by other settings from now on."""
         supervisor = self._rooms.supervisor
         supervisor.policy = policy_of(settings)
         supervisor.budget = replace(
@@ -455,34 +452,3 @@ class Instance:
         )
         self._rooms.observer.needs_query = settings.health.needs_query
         log.set_level(settings.log.level)
-
-    async def _reload_server(self, progress: Progress) -> None:
-        supervisor, startup = self._rooms.supervisor, self._rooms.startup
-        progress.report("writing the configuration")
-        await self._rooms.observer.read_facts()
-        seen = self._rooms.observer.facts
-        await startup.configure(seen.dynamic_library_path or "" if seen else "")
-        if supervisor.postmaster is None:
-            return
-        progress.report("loading")
-        supervisor.postmaster.signal(signal.SIGHUP)
-        try:
-            async with asyncio.timeout(_RELOAD_SECONDS):
-                while await self._is_loading():  # noqa: ASYNC110 - the server tells nobody
-                    await asyncio.sleep(_RELOAD_POLL_SECONDS)
-        except TimeoutError as error:
-            raise UnresponsiveError(
-                f"cannot reload: the server did not load the configuration within"
-                f" {_RELOAD_SECONDS:g} s",
-                hint="its log says why: it keeps the old values where a file has an error",
-            ) from error
-
-    async def _is_loading(self) -> bool:
-        """Whether a server that runs has not loaded what was written last.
-
-        Another reload may have written after the one that asks.
-        """
-        written = self._rooms.startup.written
-        if written is None or self._rooms.supervisor.state is not State.RUNNING:
-            return False
-        return not await self._rooms.observer.has_loaded(written.sha256)

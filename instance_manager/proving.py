@@ -97,6 +97,23 @@ class Prover:
             return report
         return report.model_copy(update={"findings": (*report.findings, self.trial)})
 
+    async def examine(self, settings: Settings, server: Server) -> Examination:
+        """Look at the volumes as other settings would have them; nothing of it is kept.
+
+        Raises:
+            VolumesUnansweringError: their storage does not answer.
+        """
+        begun = self._clock()
+        examination, _ = await self._prove(
+            await self._look_at(settings, server), begun + _BUDGET_SECONDS
+        )
+        return examination
+
+    async def _look_at(self, settings: Settings, server: Server) -> Look:
+        turn = self._turns[settings.extensions.root]
+        found = await _within_limit(settings, turn, "discovery", partial(scan.look, settings))
+        return Look(found, settings, server)
+
     async def look(self, settings: Settings, server: Server) -> ExtensionsReport:
         """Look at the volumes and return what is found; a look that began later is newer.
 
@@ -105,9 +122,7 @@ class Prover:
         """
         self._begun += 1
         number, begun = self._begun, self._clock()
-        turn = self._turns[settings.extensions.root]
-        found = await _within_limit(settings, turn, "discovery", partial(scan.look, settings))
-        look = Look(found, settings, server)
+        look = await self._look_at(settings, server)
         examination, is_complete = await self._prove(look, begun + _BUDGET_SECONDS)
         examination = scan.timed(examination, self._clock() - begun)
         if number > self._kept:

@@ -196,6 +196,8 @@ class _Manager:
             "conditions": lambda: _judge(rooms.supervisor, instance),
             "databases": lambda: _reconcile(rooms, instance),
             "volumes": lambda: _watch_volumes(rooms),
+            "settings file": lambda: _watch_settings(rooms, instance),
+            "last good configuration": lambda: _remember_good(rooms, instance),
             "custody": lambda: _watch_over(rooms, records.events),
             "inventory": lambda: _take_inventory(rooms, instance),
             "serving": lambda: self._serve(instance, supervisor),
@@ -348,6 +350,22 @@ async def _reconcile(rooms: Rooms, instance: Instance) -> None:
     await _start_is_over(rooms.supervisor)
     await in_thread("import", importlib.import_module, "instance_manager.databases.service")
     await instance.extension_updates.reconciler.run()
+
+
+async def _watch_settings(rooms: Rooms, instance: Instance) -> None:
+    """Reload when the settings file changes, as soon as it doesn't delay the start."""
+    await _start_is_over(rooms.supervisor)
+    await in_thread("import", importlib.import_module, "instance_manager.applying")
+    await instance.configuration.watch_file(
+        lambda: instance.operations.begin(Kind.RELOAD, instance.reload, exclusive=False)
+    )
+
+
+async def _remember_good(rooms: Rooms, instance: Instance) -> None:
+    """Keep the configurations that work."""
+    await rooms.supervisor.until({State.RUNNING})
+    await in_thread("import", importlib.import_module, "instance_manager.applying")
+    await instance.configuration.remember_good()
 
 
 async def _watch_over(rooms: Rooms, events: Events) -> None:

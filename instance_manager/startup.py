@@ -7,8 +7,9 @@ that probes are answered whatever the volumes do. This is the supervisor's :clas
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from instance_manager.documents import Documents
 from instance_manager.errors import (
     DataDirectoryError,
     DataDirectoryInUseError,
@@ -56,7 +57,7 @@ from instance_manager.tenancy import Tenancy
 from instance_manager.trial import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
     from instance_manager.extensions.facts import ServerFacts
     from instance_manager.extensions.models import ExtensionsReport
@@ -67,12 +68,27 @@ if TYPE_CHECKING:
     from instance_manager.postgres.binaries import Version
     from instance_manager.settings.models import Settings
     from instance_manager.supervision.children import Child, Children
+    from instance_manager.supervision.work import LastExit
     from instance_manager.surroundings import Place, Surroundings
+    from instance_manager.trial import Loading
 
 _log: Final = get_logger()
 _SEGMENTS_AFTER_FULL: Final = 3
 """More than a start needs: with just one, a server that a full disk ended would end again."""
 _EVENTS: Final = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}
+
+
+class Candidate(NamedTuple):
+    """Settings that nobody has decided for, and what a server would be given by them."""
+
+    settings: Settings
+    examination: Examination
+    configuration: str
+    """The text of our file."""
+    environment: dict[str, str]
+    loading: Loading
+    refusal: PreflightError | None
+    """Why the volumes would not let it start."""
 
 
 class Startup:
@@ -107,6 +123,7 @@ class Startup:
         # Where it is kept may be found out only by the first start.
         kept = (lambda: self.files, surroundings.name, self._files_turn, tenancy.has_own_lock)
         self.fence, self.inventory = Fence(*kept), InventoryFile(*kept)
+        self.documents = Documents(surroundings.load, *kept)
         self._has_run = False
         self.prover = Prover(
             Tracer(children, self.place.binaries.postgres, clock),
@@ -171,6 +188,7 @@ class Startup:
             await self._files_turn.run("lock", self.tenancy.take)
             if await self._is_fenced():
                 return Event.FENCE_FOUND
+            self.settings = await self.documents.adopted(self.settings, self._journal)
             await self._files_turn.run("leftovers", self._end_leftovers)
         await self.look_at_volumes()
         with self._timed("data directory"):
@@ -180,7 +198,7 @@ class Startup:
             await self.configure()
         if any(loading := self.trial.loading(self.settings)):
             with self._timed("rehearsal"):
-                await self.trial.before_start(self._render(), self._server_environment(), loading)
+                await self.trial.before_start(self.render(), self._server_environment(), loading)
         ports.require_free(self.settings.postgres)
         return Event.PREPARED
 
@@ -214,11 +232,12 @@ class Startup:
         """Discover and judge the volumes, and change nothing by that."""
         if self.version is None:
             await self._read_version()
-        given = Server(
-            self._server_facts(), Base(self.place.tools["PATH"], self.place.library_path)
-        )
         with self._timed("preflight"):
-            return await self.prover.look(self.settings, given)
+            return await self.prover.look(self.settings, self._server())
+
+    def _server(self) -> Server:
+        base = Base(self.place.tools["PATH"], self.place.library_path)
+        return Server(self._server_facts(), base)
 
     async def see_changes(self, postmaster: int) -> None:
         """Note which libraries changed under the running server; look at all then."""
@@ -234,20 +253,57 @@ class Startup:
         await self.look_at_volumes(ignore_inventory=False)
         with self._timed("rehearsal"):
             loading = self.trial.loading(self.settings)
-            await self.trial.require(self._render(), self._server_environment(), loading)
+            await self.trial.require(self.render(), self._server_environment(), loading)
 
-    async def reread_settings(self) -> Settings:
+    async def reread_settings(self, document: Mapping[str, Any] | None = None) -> Settings:
         """Read the settings again and return them; what needs a new start stays as it is.
 
+        With the accepted configuration document, or with *document* in its place.
+
         Raises:
-            SettingsError: with every problem; the settings before stay in force.
+            SettingsError: with every problem.
         """
-        new = await in_thread("settings", self._surroundings.load)
+        new = await self.documents.read_settings(document)
         waiting = keys_needing_start(self.settings, new)
         if waiting:
             _log.warning("changed settings wait for a new start of the manager", keys=waiting)
-        self.settings = keep(self.settings, new, waiting)
-        return self.settings
+        return keep(self.settings, new, waiting)
+
+    async def candidate(self, settings: Settings) -> Candidate:
+        """Return what other settings would make of volumes and parameters; nothing is kept.
+
+        Raises:
+            PreflightError: the volumes do not answer.
+        """
+        if self.version is None:
+            await self._read_version()
+        examination = await self.prover.examine(settings, self._server())
+        return Candidate(
+            settings,
+            examination,
+            render_configuration(settings, examination, self._target()),
+            self._server_environment(examination),
+            self.trial.loading(settings, examination),
+            refusals.refusal(
+                examination.report,
+                settings,
+                self._server_facts().libraries,
+                # What is missing is so without a reload, too.
+                ignore_inventory=True,
+            ),
+        )
+
+    async def fall_back(self, ending: LastExit) -> bool:
+        """Take the last good configuration, if there is another one that a server ran with.
+
+        Returns:
+            Whether the next start has another configuration than the one that ended so.
+        """
+        good = await self.documents.fall_back(self.settings, str(ending), self._journal)
+        if good is None:
+            return False
+        self.settings = good
+        return True
 
     async def configure(self, library_path: str = "") -> Written:
         """Write what the server reads; *library_path* is what one that runs has now."""
@@ -395,7 +451,8 @@ class Startup:
         assert self.examination is not None  # noqa: S101 - prepare() has looked
         return write_configuration(self.settings, self.examination, self._target(), library_path)
 
-    def _render(self) -> str:
+    def render(self) -> str:
+        """Return our file's text by the settings in force and the last look at the volumes."""
         assert self.examination is not None  # noqa: S101 - prepare() has looked
         return render_configuration(self.settings, self.examination, self._target())
 
@@ -429,9 +486,10 @@ class Startup:
             lock=lock,
         )
 
-    def _server_environment(self) -> dict[str, str]:
-        assert self.examination is not None  # noqa: S101 - prepare() has looked
-        composed = self.examination.report.composed
+    def _server_environment(self, examination: Examination | None = None) -> dict[str, str]:
+        examination = examination or self.examination
+        assert examination is not None  # noqa: S101 - prepare() has looked
+        composed = examination.report.composed
         return process.environment_of(
             self.place.tools,
             search_path=composed.path,

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from instance_manager.api import models
+from instance_manager.configuration.masking import mask_value
 from instance_manager.extensions.models import Severity
 from instance_manager.extensions.models import State as VolumeState
 from instance_manager.health.verdicts import readyz
+from instance_manager.settings.configuration_document import document_of, tag_of
 from instance_manager.supervision.states import Phase, State, phase_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from instance_manager.databases.troubles import Verdict
-    from instance_manager.errors import InstanceManagerError
+    from instance_manager.errors import InstanceManagerError, Problem
     from instance_manager.extensions.models import ExtensionsReport
     from instance_manager.health.snapshot import Observer, ServerFacts
     from instance_manager.health.verdicts import Facts
@@ -57,13 +59,18 @@ class Conditions:
         self._known: dict[str, models.Condition] = {}
 
     def update(
-        self, facts: Facts, report: ExtensionsReport, loaded: bool | None, databases: Verdict
+        self,
+        facts: Facts,
+        report: ExtensionsReport,
+        loaded: bool | None,
+        databases: Verdict,
+        problems: Sequence[Problem] = (),
     ) -> None:
-        """Judge all conditions again."""
+        """Judge all conditions again; *problems* are those of the configuration asked for last."""
         for claim in (
             _ready(facts),
             _extensions_usable(report),
-            _configuration_loaded(loaded),
+            _configuration_loaded(loaded, problems),
             _Claim("DatabasesReconciled", databases.holds, databases.reason, databases.message),
         ):
             before = self._known.get(claim.type)
@@ -103,7 +110,10 @@ def _extensions_usable(report: ExtensionsReport) -> _Claim:
     )
 
 
-def _configuration_loaded(loaded: bool | None) -> _Claim:
+def _configuration_loaded(loaded: bool | None, problems: Sequence[Problem]) -> _Claim:
+    if problems:
+        message = "; ".join(map(str, problems[:_SHOWN]))
+        return _Claim("ConfigurationLoaded", False, "Rejected", message)
     if loaded is None:
         return _Claim("ConfigurationLoaded", None, "NotRunning", "postgres was not asked yet")
     if loaded:
@@ -196,19 +206,28 @@ def _last_exit(supervisor: Supervisor) -> models.LastExit | None:
 
 def configuration_of(startup: Startup, observer: Observer) -> models.ConfigurationStatus:
     """Return how the written configuration and the loaded one compare."""
-    written = startup.written
     return models.ConfigurationStatus(
         source=startup.settings.configuration.source,
         generation=startup.generation,
-        etag=written.sha256 if written else None,
+        etag=tag_of(document_of(startup.settings)),
         loaded=is_loaded(observer, startup) or False,
         pending_restart=tuple(
             models.PendingRestart(
-                name=value.name, running=value.running, configured=value.configured
+                name=value.name,
+                running=_shown(value.name, value.running),
+                configured=_shown(value.name, value.configured),
             )
             for value in observer.pending
         ),
+        errors=tuple(
+            models.FieldProblem(path=problem.path, message=problem.message)
+            for problem in startup.documents.problems
+        ),
     )
+
+
+def _shown(name: str, value: str | None) -> str | None:
+    return None if value is None else mask_value(name, value)
 
 
 def extensions_of(report: ExtensionsReport) -> models.ExtensionsStatus:

@@ -6,6 +6,7 @@ worked is not tried again. But whoever stops a server that runs wants to know fo
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.errors import DataDirectoryError, PreflightError, TransientError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from instance_manager.extensions.facts import Identity
+    from instance_manager.extensions.scan import Examination
     from instance_manager.postgres.rehearsal import Failure
     from instance_manager.proving import Prover
     from instance_manager.settings.models import Settings
@@ -72,14 +74,25 @@ class Trial:
         self._prover = prover
         self._begun: _Loaded | None = None
         self._works: _Loaded | None = None
+        self._playing = asyncio.Lock()
 
-    def loading(self, settings: Settings) -> Loading:
-        """Return what a start by the last look at the volumes would load."""
-        examination = self._prover.examination
+    def loading(self, settings: Settings, examination: Examination | None = None) -> Loading:
+        """Return what a start would load: by the last look at the volumes, or by a given one."""
+        examination = examination or self._prover.examination
         if examination is None:
             return Loading((), ())
         lists = lists_of(examination.report.composed, settings)
         return Loading(lists.loaded, lists.session)
+
+    async def judge(
+        self, configuration: str, environment: Mapping[str, str], loading: Loading
+    ) -> Failure | None:
+        """Try a start with a configuration that nobody has decided for; return why it fails.
+
+        Raises:
+            InstanceManagerError, OSError: it can't be tried.
+        """
+        return await self._try(configuration, environment, loading)
 
     async def before_start(
         self, configuration: str, environment: Mapping[str, str], loading: Loading
@@ -144,34 +157,39 @@ class Trial:
         return _Loaded(loading, dict(environment), libraries_of(accepted))
 
     async def _fails(
-        self,
-        configuration: str,
-        environment: Mapping[str, str],
-        loading: Loading,
+        self, configuration: str, environment: Mapping[str, str], loading: Loading
     ) -> Failure | None:
-        # Here, since most starts need nothing of it.
-        from instance_manager.postgres.rehearsal import Rehearsal, rehearse
-
-        place, lock, tried = self._place(), self._lock(), self._loaded(environment, loading)
-        rehearsal = Rehearsal(
-            binaries=place.binaries,
-            data_directory=place.data_directory,
-            stage=self._stage(),
-            configuration=configuration,
-            environment=environment,
-            libraries=loading.at_start,
-            session_libraries=loading.in_sessions,
-            inherit=() if lock is None else (lock,),
-        )
+        tried = self._loaded(environment, loading)
         self.is_running = True
         try:
-            failed = await rehearse(self._children, rehearsal, self._turn)
+            failed = await self._try(configuration, environment, loading)
         finally:
             self.is_running = False
         self._prover.trial = None
         # A restart need not try it twice.
         self._works = None if failed else tried
         return failed
+
+    async def _try(
+        self, configuration: str, environment: Mapping[str, str], loading: Loading
+    ) -> Failure | None:
+        # Here, since most starts need nothing of it.
+        from instance_manager.postgres.rehearsal import Rehearsal, rehearse
+
+        # There is one stage.
+        async with self._playing:
+            place, lock = self._place(), self._lock()
+            rehearsal = Rehearsal(
+                binaries=place.binaries,
+                data_directory=place.data_directory,
+                stage=self._stage(),
+                configuration=configuration,
+                environment=environment,
+                libraries=loading.at_start,
+                session_libraries=loading.in_sessions,
+                inherit=() if lock is None else (lock,),
+            )
+            return await rehearse(self._children, rehearsal, self._turn)
 
     def _refusal(self, failed: Failure) -> PreflightError:
         message = f"rehearsal start failed: {failed.ending.message}"

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from instance_manager.api.models import FieldProblem, Request
 from instance_manager.api.problems import RequestCode, RequestError
+from instance_manager.settings.layers import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from instance_manager.api.authentication import Caller
     from instance_manager.api.instance import Instance
@@ -54,13 +55,28 @@ async def read(request: web.Request, model: type[RequestT]) -> RequestT:
     body = await _read_bytes(request)
     if not body:
         return model()
+    _require_json(request)
+    return parse(body, model)
+
+
+async def read_json(request: web.Request) -> object:
+    """Return the body, whatever JSON it is; numbers are text, true and false are on and off.
+
+    Raises:
+        RequestError: 415 for another media type, 400 for what is not JSON.
+    """
+    body = await _read_bytes(request)
+    _require_json(request)
+    return as_text(_loaded(body, str))
+
+
+def _require_json(request: web.Request) -> None:
     if request.content_type != "application/json":
         raise RequestError(
             RequestCode.UNSUPPORTED_MEDIA_TYPE,
             f"the body is {request.content_type!r}",
             hint="send JSON with the header Content-Type: application/json",
         )
-    return parse(body, model)
 
 
 def parse(body: bytes, model: type[RequestT]) -> RequestT:
@@ -69,20 +85,28 @@ def parse(body: bytes, model: type[RequestT]) -> RequestT:
     Raises:
         RequestError: as :func:`read` says.
     """
-    try:
-        document: Any = json.loads(
-            body, object_pairs_hook=_object_of, parse_constant=_refuse_constant
-        )
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(
-            RequestCode.MALFORMED, f"cannot read the body as JSON: {reason}"
-        ) from error
+    document = _loaded(body, None)
     try:
         return model.model_validate(document)
     except ValidationError as error:
         raise RequestError(
             RequestCode.INVALID, "the body does not fit", errors=_problems_of(error)
+        ) from error
+
+
+def _loaded(body: bytes, number: Callable[[str], Any] | None) -> Any:
+    try:
+        return json.loads(
+            body,
+            object_pairs_hook=_object_of,
+            parse_constant=_refuse_constant,
+            parse_int=number,
+            parse_float=number,
+        )
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(
+            RequestCode.MALFORMED, f"cannot read the body as JSON: {reason}"
         ) from error
 
 

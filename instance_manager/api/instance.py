@@ -6,10 +6,14 @@ are called on the loop's thread. Those that are not coroutines read from memory 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from instance_manager.api.models import Status
+    from instance_manager.configuration.plan import Plan
     from instance_manager.databases.models import DatabaseExtensions, Databases
     from instance_manager.databases.rehearsal import Rehearsal
     from instance_manager.databases.sessions import Limits
@@ -42,6 +46,37 @@ class ExtensionUpdates(Protocol):
         ...
 
 
+class Configuration(Protocol):
+    """The configuration document and its changes; what is wrong is raised as our own errors."""
+
+    @property
+    def settings_file(self) -> Path | None:
+        """The settings file; None where there is none."""
+        ...
+
+    @property
+    def is_from_file(self) -> bool:
+        """Whether the settings file is the truth, and no document over HTTP."""
+        ...
+
+    def document(self) -> dict[str, Any]:
+        """Return the document in force, with its secrets."""
+        ...
+
+    async def rehearse(self, document: Mapping[str, Any]) -> tuple[str, Plan]:
+        """Judge a document; return its tag, and what it would change."""
+        ...
+
+    async def put(
+        self, document: Mapping[str, Any], tags: frozenset[str] | None, actor: str
+    ) -> tuple[str, Plan]:
+        """Put a document into force, if one of *tags* is that of the present one.
+
+        Return its tag, and what it has changed.
+        """
+        ...
+
+
 class Instance(Protocol):
     """One instance of postgres, as its callers over HTTP see it.
 
@@ -63,6 +98,11 @@ class Instance(Protocol):
     @property
     def measurements(self) -> Measurements:
         """What is counted while things happen."""
+        ...
+
+    @property
+    def configuration(self) -> Configuration:
+        """What applies configurations."""
         ...
 
     @property

@@ -36,6 +36,8 @@ class RequestCode(StrEnum):
     TOO_LARGE = "body-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     INVALID = "invalid-input"
+    PRECONDITION_FAILED = "precondition-failed"
+    PRECONDITION_REQUIRED = "precondition-required"
 
 
 STATUSES: Final[Mapping[ErrorCode | RequestCode, int]] = {
@@ -47,6 +49,8 @@ STATUSES: Final[Mapping[ErrorCode | RequestCode, int]] = {
     RequestCode.TOO_LARGE: 413,
     RequestCode.UNSUPPORTED_MEDIA_TYPE: 415,
     RequestCode.INVALID: 422,
+    RequestCode.PRECONDITION_FAILED: 412,
+    RequestCode.PRECONDITION_REQUIRED: 428,
     # What the instance is keeps the request from being done: a person must change that first.
     ErrorCode.CONFLICT: 409,
     ErrorCode.PREFLIGHT_REFUSED: 409,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.api import (
+    configuration,
     databases,
     events,
     extensions,
@@ -62,6 +63,8 @@ CONTROL_ROUTES: Final = (
     Route("GET", "/v1/extensions/{volume}", extensions.show_volume, READER),
     Route("GET", "/v1/databases", databases.show_all, OPERATOR),
     Route("GET", "/v1/databases/{name}/extensions", databases.show_extensions, OPERATOR),
+    Route("GET", "/v1/configuration", configuration.show, OPERATOR),
+    Route("PUT", "/v1/configuration", configuration.put, OPERATOR),
     Route("POST", "/v1/postgres/start", postgres.start, OPERATOR),
     Route("POST", "/v1/postgres/stop", postgres.stop, OPERATOR),
     Route("POST", "/v1/postgres/restart", postgres.restart, OPERATOR),

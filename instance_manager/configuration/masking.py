@@ -66,22 +66,33 @@ def unmask_document(document: Mapping[str, Any], current: Mapping[str, Any]) -> 
     So what was read may be sent back with other parts changed. A mask stands for the secret of the
     same parameter, rule or variable; anywhere else it stays (see :func:`mask_problems`).
     """
-    parameters = {
-        name: _restored(value, old, mask_value(name, old))
-        if isinstance(old := current["parameters"].get(name), str)
-        else value
-        for name, value in _mapping(document.get("parameters")).items()
-    }
-    given = {"parameters": parameters} if "parameters" in document else {}
     return {
         **document,
-        **given,
+        **_unmasked_parameters(document, current),
         **{
             key: _unmask_lines(document[key], current[key])
             for key in ("hba", "ident")
             if isinstance(document.get(key), list)
         },
         **_unmasked_volumes(document, current),
+    }
+
+
+def _unmasked_parameters(
+    document: Mapping[str, Any], current: Mapping[str, Any]
+) -> dict[str, Any]:
+    # What is no map stays, to be refused by those who judge it.
+    parameters = _mapping(document.get("parameters"))
+    if not parameters:
+        return {}
+    known = current["parameters"]
+    return {
+        "parameters": {
+            name: _restored(value, known[name], mask_value(name, known[name]))
+            if name in known
+            else value
+            for name, value in parameters.items()
+        }
     }
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from instance_manager.configuration.parameters import DIRECTIVES, OWN_PREFIX, is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 HASH_PARAMETER: Final = f"{OWN_PREFIX}config_sha256"
 HEADER: Final = (
@@ -59,6 +59,14 @@ def render(parameters: Mapping[str, str]) -> str:
 def render_lines(parameters: Mapping[str, str]) -> list[str]:
     """Return one line for each of *parameters*, sorted by name."""
     return [render_line(name, value) for name, value in sorted(parameters.items())]
+
+
+def without(text: str, names: Collection[str]) -> str:
+    """Return a text of ours without the lines of some parameters."""
+    lines = text.splitlines(keepends=True)
+    return "".join(
+        line for line in lines if not ((parsed := parse_line(line[:-1])) and parsed[0] in names)
+    )
 
 
 def render_line(name: str, value: str) -> str:

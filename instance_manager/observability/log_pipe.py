@@ -17,6 +17,7 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from instance_manager.configuration.masking import mask_text
 from instance_manager.log import get_logger
 from instance_manager.observability.heard import Heard
 from instance_manager.observability.lines import LineReader
@@ -131,6 +132,9 @@ class PostgresLog:
             return
         self.records += 1
         speaker, code = str(record.get("backend_type")), record.get("state_code")
+        if speaker == POSTMASTER and 'parameter "' in message:
+            # At a reload it tells the new value of each, passwords of connection strings too.
+            record["message"] = message = mask_text(message)
         said = Said(speaker, severity, str(code) if code else None, _bounded(message))
         self._heard.hear(said, record.get("pid"))
         if severity == "FATAL" and speaker != POSTMASTER:

@@ -80,6 +80,16 @@ class OurFiles:
         return self.directory / "inventory.json"
 
     @property
+    def accepted(self) -> Path:
+        """The configuration document that was accepted over HTTP last."""
+        return self.directory / "configuration.json"
+
+    @property
+    def last_good(self) -> Path:
+        """The configuration document that a server ran with last."""
+        return self.directory / "last-good.json"
+
+    @property
     def marker(self) -> Path:
         """There while a new cluster is being made."""
         return self.directory / "bootstrap.json"

@@ -20,7 +20,12 @@ from instance_manager.configuration.parameters import TAKEN_FROM_AUTO_CONF
 from instance_manager.configuration.writing import take_out_auto_entries
 from instance_manager.errors import DataDirectoryDamagedError, UnresponsiveError
 from instance_manager.postgres import control_data, data_directory, process, processes
-from instance_manager.postgres.endings import LastWords, classify, said_on_stderr
+from instance_manager.postgres.endings import (
+    LastWords,
+    classify,
+    said_on_stderr,
+    split_severity,
+)
 from instance_manager.supervision.endings import Cause, Ending
 
 if TYPE_CHECKING:
@@ -82,6 +87,8 @@ class Failure:
     library: str = ""
     is_silent: bool = False
     """Whether the server itself did not say why: it crashed, or had no end."""
+    said: tuple[str, ...] = ()
+    """All that it said, a message each, with the hint that follows it."""
 
 
 async def rehearse(children: Children, rehearsal: Rehearsal, turn: Serial) -> Failure | None:
@@ -173,8 +180,23 @@ def _why(done: Completed) -> Failure:
     ending = classify(done.status, LastWords(own=said), memory_ran_out=False)
     cause = Cause.ERROR if done.status.is_success else ending.cause
     if ending.message:
-        return Failure(Ending(cause, ending.message))
+        return Failure(Ending(cause, ending.message), said=tuple(_with_hints(lines)))
     return Failure(Ending(cause, f"it ended with {done.status}"), is_silent=True)
+
+
+def _with_hints(lines: Sequence[str]) -> Iterator[str]:
+    """Yield each message with its hint, which follows it in a line of its own."""
+    message = ""
+    for line in lines:
+        severity, text = split_severity(line)
+        if severity == "HINT" and message:
+            message = f"{message} ({text.rstrip('.')})"
+        elif (said := said_on_stderr(line)) is not None and said.message:
+            if message:
+                yield message
+            message = said.message
+    if message:
+        yield message
 
 
 def _endless(error: UnresponsiveError, libraries: Sequence[str]) -> Failure:

@@ -46,6 +46,27 @@ def document_of(settings: Settings) -> dict[str, Any]:
     }
 
 
+def with_document(settings: Settings, document: Mapping[str, Any]) -> Settings:
+    """Return *settings* with the keys of a document that was made of settings.
+
+    Raises:
+        ValueError: it was not, or by another version.
+    """
+    own = {
+        name: document[name] for name in ("parameters", "shared_preload_libraries", "hba", "ident")
+    }
+    own = type(settings.postgres).model_validate(own).model_dump(include=set(own))
+    volumes = type(settings.extensions).model_validate({"volumes": document["volumes"]}).volumes
+    databases = type(settings).model_validate({"databases": document["databases"]}).databases
+    return settings.model_copy(
+        update={
+            "postgres": settings.postgres.model_copy(update=own),
+            "extensions": settings.extensions.model_copy(update={"volumes": volumes}),
+            "databases": databases,
+        }
+    )
+
+
 def _dumped(section: Any) -> dict[str, Any]:
     dumped: dict[str, Any] = section.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return dumped

@@ -156,7 +156,7 @@ def parse_json(text: str) -> Value:
         raise ValueError(f"{_NOT_JSON}: {reason}") from None
     except RecursionError:
         raise ValueError(f"{_NOT_JSON}: nested too deeply") from None
-    return _as_text(parsed)
+    return as_text(parsed)
 
 
 def _refuse_constant(name: str) -> str:
@@ -172,12 +172,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def _as_text(value: Any) -> Value:
+def as_text(value: Any) -> Value:
+    """Return what JSON holds as settings have it: true and false are on and off, null is unset."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, dict):
         entries = cast("dict[str, Any]", value)
-        return {name: _as_text(item) for name, item in entries.items()}
+        return {name: as_text(item) for name, item in entries.items()}
     if isinstance(value, list):
-        return [_as_text(item) for item in cast("list[object]", value)]
+        return [as_text(item) for item in cast("list[object]", value)]
     return None if value is None else str(value)

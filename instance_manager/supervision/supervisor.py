@@ -326,6 +326,8 @@ class Supervisor:
                 hint="enlarge the volume, or free space on it: postgres is started again then",
             )
         if last is not None and last.cause.is_permanent:
+            if await self._starting.fall_back(last):
+                return Event.BACKOFF_ELAPSED
             raise self._why_ended()
         if self.budget.is_spent(now):
             raise self._why_spent()

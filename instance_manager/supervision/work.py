@@ -48,6 +48,14 @@ class StartWork(Protocol):
         """
         ...
 
+    async def fall_back(self, ending: LastExit) -> bool:
+        """Prepare another configuration, after an end for which this one is to blame.
+
+        Returns:
+            Whether there is one that a start may do better with.
+        """
+        ...
+
 
 class StopWork(Protocol):
     """What is done around the end of a server; nothing here raises."""

@@ -27,7 +27,7 @@ from instance_manager.supervision.restart import RestartBudget
 from instance_manager.supervision.shutdown import Ladder, Rung
 from instance_manager.supervision.states import Desired, Event, State
 from instance_manager.supervision.supervisor import Supervisor
-from instance_manager.supervision.work import Policy
+from instance_manager.supervision.work import LastExit, Policy
 from tests.support.processes import look
 
 DEADLINE = 30.0
@@ -65,6 +65,8 @@ class Scripted:
     """The limits of those that were asked for."""
     leftovers_ended: int = 0
     asked_for_cause: int = 0
+    other_configurations: int = 0
+    fell_back: list[LastExit] = field(default_factory=list[LastExit])
     fault: Exception | None = None
     """Raised where the end of a server is to be explained."""
     cleaning: asyncio.Event | None = None
@@ -136,6 +138,10 @@ class Scripted:
     async def still_fails(self, failure: InstanceManagerError) -> InstanceManagerError | None:
         self.asked_for_cause += 1
         return None if self.gone.is_set() else self.later_failure or failure
+
+    async def fall_back(self, ending: LastExit) -> bool:
+        self.fell_back.append(ending)
+        return len(self.fell_back) <= self.other_configurations
 
     async def checkpoint_first(self, limit_seconds: float) -> None:
         self.checkpoints.append(limit_seconds)
@@ -609,6 +615,20 @@ def test_what_would_only_fail_again_is_not_tried_again(cause: Cause) -> None:
         assert supervisor.failure is None
 
     assert supervise(body, OBEDIENT + LIVE, causes=[cause]) == 0
+
+
+def test_a_configuration_that_does_not_work_gives_way_to_another_one() -> None:
+    """It is started at once with what else there is, and no restart is counted for that."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        await ended(supervisor)
+        await supervisor.until({State.RUNNING})
+        assert (work.starts, supervisor.restarts) == (2, 0)
+        assert [ending.cause for ending in work.fell_back] == [Cause.BAD_CONFIGURATION]
+        assert supervisor.failure is None
+
+    causes = [Cause.BAD_CONFIGURATION]
+    assert supervise(body, OBEDIENT + LIVE, causes=causes, other_configurations=1) == 0
 
 
 def test_a_full_disk_is_no_restart_and_is_waited_for() -> None:

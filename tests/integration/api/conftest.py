@@ -17,8 +17,9 @@ import pytest
 
 from instance_manager.api.listeners import Listeners
 from instance_manager.api.models import InstanceIdentity, PostgresStatus, Status
-from instance_manager.api.operations import document_of
+from instance_manager.api.operations import document_of as operation_of
 from instance_manager.api.server import Credentials, serve
+from instance_manager.configuration.plan import Action, Change, Plan
 from instance_manager.databases.answers import databases_of, extensions_of
 from instance_manager.databases.facts import (
     Available,
@@ -33,10 +34,13 @@ from instance_manager.databases.models import DatabaseExtensions, Databases
 from instance_manager.databases.rehearsal import Rehearsal
 from instance_manager.databases.sessions import Limits
 from instance_manager.databases.updating import NotThereError, UpdatePlan, VersionError
+from instance_manager.errors import Problem, SettingsError, StaleTagError
 from instance_manager.extensions.models import Composed, ExtensionsReport, State, Volume
 from instance_manager.health.verdicts import Facts, Probe
 from instance_manager.observability.events import Events
 from instance_manager.observability.metrics import Measurements, MetricFacts, PostgresFacts
+from instance_manager.settings import Settings
+from instance_manager.settings.configuration_document import document_of, tag_of
 from instance_manager.supervision.operations import Operations, Progress
 from instance_manager.supervision.states import Desired, Phase
 
@@ -107,6 +111,41 @@ class MemoryUpdates:
 
 
 @dataclass
+class MemoryConfiguration:
+    """One document, which is changed at once and by everybody; work_mem needs a reload."""
+
+    current: dict[str, Any] = field(default_factory=lambda: document_of(Settings()))
+    settings_file: Path | None = None
+    is_from_file: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """Return it."""
+        return self.current
+
+    async def rehearse(self, document: Mapping[str, Any]) -> tuple[str, Plan]:
+        """Say that one parameter would change."""
+        parameters = document.get("parameters", {})
+        if "nonsense" in parameters:
+            raise SettingsError([Problem("parameters.nonsense", "there is no such parameter")])
+        changes = [
+            Change(name, self.current["parameters"].get(name), value, Action.RELOAD)
+            for name, value in parameters.items()
+        ]
+        return tag_of({**self.current, **document}), Plan(tuple(changes), (), Action.RELOAD)
+
+    async def put(
+        self, document: Mapping[str, Any], tags: frozenset[str] | None, actor: str
+    ) -> tuple[str, Plan]:
+        """Take it."""
+        del actor
+        if tags is not None and tag_of(self.current) not in tags:
+            raise StaleTagError("it was changed")
+        tag, plan = await self.rehearse(document)
+        self.current = {**self.current, **document}
+        return tag, plan
+
+
+@dataclass
 class MemoryInstance:
     """An instance without a postgres: what is asked of it is written down in *calls*."""
 
@@ -118,6 +157,7 @@ class MemoryInstance:
     name: str = "pg-0"
     calls: list[tuple[object, ...]] = field(default_factory=list)
     outcome: BaseException | None = None
+    configuration: MemoryConfiguration = field(default_factory=MemoryConfiguration)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: something was asked for."""
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -142,7 +182,7 @@ class MemoryInstance:
             phase=self.phase,
             desired=Desired.RUNNING,
             postgres=PostgresStatus(data_directory="/data", port=5432),
-            operation=document_of(current) if current else None,
+            operation=operation_of(current) if current else None,
         )
 
     def extensions(self) -> ExtensionsReport:

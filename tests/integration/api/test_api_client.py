@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from instance_manager.api.configuration_models import ConfigurationDocument
 from instance_manager.api.problems import RequestCode, problem_of
 from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES
 from instance_manager.api.server import Credentials
@@ -58,6 +59,10 @@ CALLS: dict[tuple[str, str], Callable[[Client], Awaitable[object]]] = {
     ("GET", "/v1/extensions/{volume}"): lambda client: client.extension_volume("pgvector"),
     ("POST", "/v1/databases/{name}/extensions/{extension}/update"): lambda client: (
         client.update_extension("app", "toy", version="1.1")
+    ),
+    ("GET", "/v1/configuration"): lambda client: client.configuration(),
+    ("PUT", "/v1/configuration"): lambda client: client.put_configuration(
+        ConfigurationDocument(), None
     ),
     ("GET", "/v1/databases"): lambda client: client.databases(),
     ("GET", "/v1/databases/{name}/extensions"): lambda client: client.database_extensions("app"),
@@ -265,6 +270,10 @@ def test_the_client_loads_nothing_of_the_server() -> None:
     ).stdout.split()
 
     ours = {name for name in modules if name.startswith("instance_manager.api")}
-    documents = {"instance_manager.api.models", "instance_manager.api.update_models"}
+    documents = {
+        "instance_manager.api.configuration_models",
+        "instance_manager.api.models",
+        "instance_manager.api.update_models",
+    }
     assert ours == {"instance_manager.api"} | documents
     assert not {"aiohttp.web", "psycopg", "prometheus_client"} & set(modules)

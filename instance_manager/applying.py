@@ -1,0 +1,418 @@
+"""One configuration after another: judged, written, loaded by the server, or taken back.
+
+Whoever wants another one, over HTTP, by a signal or by the settings file, waits for the one that
+is being applied. What the server would not take does not reach it; what it does not take all the
+same is taken back, so that it goes on with what it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from instance_manager import log
+from instance_manager.configuration.access_rules import hba_problems, ident_problems
+from instance_manager.configuration.plan import Plan, changed_sections, plan
+from instance_manager.configuration.rendering import without
+from instance_manager.errors import (
+    ConflictError,
+    DataDirectoryError,
+    DiskSpaceError,
+    InstanceManagerError,
+    Problem,
+    SettingsError,
+    StaleTagError,
+    UnresponsiveError,
+    beside_server,
+)
+from instance_manager.observability.events import EventType
+from instance_manager.postgres import judging
+from instance_manager.postgres.connection import connect
+from instance_manager.settings.configuration_document import (
+    document_of,
+    in_document,
+    tag_of,
+)
+from instance_manager.settings_watch import SettingsFile
+from instance_manager.supervision.states import Event, State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+    from pathlib import Path
+
+    from psycopg import AsyncConnection
+
+    from instance_manager.health.snapshot import Observer
+    from instance_manager.observability.events import Events
+    from instance_manager.settings.models import Settings
+    from instance_manager.startup import Candidate, Startup
+    from instance_manager.supervision.operations import Progress
+    from instance_manager.supervision.supervisor import Supervisor
+
+_log: Final = log.get_logger()
+_ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
+_BETWEEN: Final = frozenset({State.PREPARING, State.INITIALIZING})
+_RELOAD_SECONDS: Final = 30.0
+_RELOAD_POLL_SECONDS: Final = 0.05
+_REMEMBER_SECONDS: Final = 1.0
+_SHOWN: Final = 10
+_ROUNDS: Final = 2
+
+
+class Judged(NamedTuple):
+    """A configuration that nothing speaks against, and what it would change."""
+
+    candidate: Candidate
+    plan: Plan
+
+
+class Configuration:
+    """Applies configurations to one instance.
+
+    *use* takes what the manager itself goes by; *hurry* tells that databases may need more now.
+    """
+
+    def __init__(
+        self,
+        startup: Startup,
+        supervisor: Supervisor,
+        observer: Observer,
+        events: Events,
+        *,
+        use: Callable[[Settings], None],
+        hurry: Callable[[], None],
+    ) -> None:
+        self._startup = startup
+        self._supervisor = supervisor
+        self._observer = observer
+        self._events = events
+        self._use = use
+        self._hurry = hurry
+        self._turn = asyncio.Lock()
+        path = startup.documents.settings_file
+        self._file = None if path is None else SettingsFile(path)
+
+    def document(self) -> dict[str, Any]:
+        """Return the document in force, with its secrets."""
+        return document_of(self._startup.settings)
+
+    @property
+    def settings_file(self) -> Path | None:
+        """The settings file; None where there is none."""
+        return None if self._file is None else self._file.path
+
+    @property
+    def is_from_file(self) -> bool:
+        """Whether the settings file is the truth."""
+        return self._startup.settings.configuration.source == "file"
+
+    async def rehearse(self, document: Mapping[str, Any]) -> tuple[str, Plan]:
+        """Judge a document; return its tag, and what it would change. Nothing is changed.
+
+        Raises:
+            SettingsError: with all that is wrong with it.
+            InstanceManagerError: it can't be judged, or the volumes forbid it.
+        """
+        async with self._turn:
+            judged = await self._judge(await self._read(document))
+            return tag_of(document_of(judged.candidate.settings)), judged.plan
+
+    async def put(
+        self, document: Mapping[str, Any], tags: frozenset[str] | None, actor: str
+    ) -> tuple[str, Plan]:
+        """Apply a document and keep it as the accepted one; return its tag, and what has changed.
+
+        Args:
+            document: with its secrets.
+            tags: one of them must be the tag of the one in force; None: any will do.
+            actor: who asked for it.
+
+        Raises:
+            StaleTagError: it isn't.
+            SettingsError: with all that is wrong with it.
+            InstanceManagerError: it can't be applied; the one before is in force.
+        """
+        async with self._turn, self._or_as_before():
+            if tags is not None and tag_of(self.document()) not in tags:
+                raise StaleTagError(
+                    "the configuration was changed since it was read",
+                    hint="read it again, and send your change with the new ETag",
+                )
+            if self._supervisor.state in _BETWEEN:
+                raise ConflictError(
+                    "cannot change the configuration: a start is under way",
+                    hint="wait until it is over",
+                )
+            judged = await self._judge(await self._read(document))
+            await self._apply(judged.candidate, None)
+            await self._startup.documents.accept(judged.candidate.settings)
+            self._succeed()
+            tag = tag_of(self.document())
+            self._events.record(
+                "ConfigurationAccepted",
+                f"a configuration was accepted: {_summary(judged.plan)}",
+                actor=actor,
+                details={"etag": tag, "action": str(judged.plan.action)},
+            )
+            return tag, judged.plan
+
+    async def reload(self, progress: Progress | None) -> None:
+        """Read the settings and the volumes again, and wait until the server has loaded them.
+
+        Without a server that runs, the next start does; one that had failed is tried again.
+
+        Raises:
+            InstanceManagerError: they can't be applied; those before are in force.
+        """
+        async with self._turn:
+            try:
+                async with self._or_as_before():
+                    _report(progress, "reading the settings")
+                    if self._file is not None:
+                        await self._file.note()
+                    settings = await self._startup.reread_settings()
+                    if self._supervisor.state in _ALIVE:
+                        _report(progress, "judging the configuration")
+                        judged = await self._judge(settings)
+                        await self._apply(judged.candidate, progress)
+                    else:
+                        self._take(settings)
+                    self._succeed()
+            except InstanceManagerError as error:
+                self._note(error)
+                raise
+
+    async def _read(self, document: Mapping[str, Any]) -> Settings:
+        try:
+            return await self._startup.reread_settings(document)
+        except SettingsError as error:
+            raise SettingsError(map(in_document, error.problems)) from error
+
+    async def _judge(self, settings: Settings) -> Judged:
+        """Find what speaks against *settings*, all at once.
+
+        Raises:
+            SettingsError: something does.
+            PreflightError: the volumes forbid it.
+        """
+        startup = self._startup
+        if not startup.tenancy.holds or startup.version is None:
+            raise ConflictError(
+                "cannot judge a configuration: the data directory is not ours",
+                hint="see the failure in the status",
+            )
+        candidate = await startup.candidate(settings)
+        with beside_server("apply the configuration"):
+            if candidate.refusal is not None:
+                raise candidate.refusal
+        major, postgres = startup.version.major, settings.postgres
+        problems = [
+            *hba_problems(postgres.hba, "hba", major),
+            *ident_problems(postgres.ident, "ident", major),
+        ]
+        contexts = await self._contexts()
+        before = startup.render() if startup.examination is not None else ""
+        if candidate.configuration != before:
+            problems += await self._try(candidate, contexts or {})
+        if problems:
+            raise SettingsError(problems)
+        sections = changed_sections(self.document(), document_of(settings))
+        return Judged(candidate, plan(before, candidate.configuration, contexts, sections))
+
+    async def _try(self, candidate: Candidate, known: Mapping[str, str]) -> tuple[Problem, ...]:
+        """Have the server's program read the candidate, where there is a cluster to do it with."""
+        text = candidate.configuration
+        told: tuple[Problem, ...] = ()
+        try:
+            # It looks at no value as long as there is a name that it does not know.
+            for _ in range(_ROUNDS):
+                failed = await self._startup.trial.judge(
+                    text, candidate.environment, candidate.loading
+                )
+                if failed is None:
+                    break
+                told = (*told, *judging.problems_of(failed, known))
+                unknown = judging.unknown_names(failed)
+                if not unknown:
+                    break
+                text = without(text, unknown)
+        except (OSError, DataDirectoryError) as error:
+            _log.warning("the configuration was not tried before", reason=str(error))
+        return told
+
+    async def _contexts(self) -> dict[str, str] | None:
+        """Return when the running server takes each parameter; None without one."""
+        if self._supervisor.state is not State.RUNNING:
+            return None
+        async with self._connection() as connection:
+            return await judging.contexts(connection)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[AsyncConnection[tuple[Any, ...]]]:
+        import psycopg
+
+        target = self._observer.target
+        try:
+            connection = await connect(target.socket_directory, target.port, target.user)
+            async with connection:
+                yield connection
+        except psycopg.Error as error:
+            raise UnresponsiveError(
+                "cannot ask the server about its configuration: it does not answer",
+                hint="see whether it accepts connections, then try again",
+            ) from error
+
+    def _take(self, settings: Settings) -> None:
+        """Have the next start use *settings*; one that had failed is tried with them."""
+        self._startup.settings = settings
+        self._use(settings)
+        if self._supervisor.state is State.FAILED:
+            self._supervisor.handle(Event.CAUSE_GONE)
+
+    async def _apply(self, candidate: Candidate, progress: Progress | None) -> None:
+        self._take(candidate.settings)
+        if self._supervisor.state not in _ALIVE:
+            return
+        # What is missing is so without a reload, too; and it may change what is urgent.
+        with beside_server("reload"):
+            await self._startup.look_at_volumes(ignore_inventory=True)
+        await self._load(progress)
+        self._hurry()
+
+    async def _load(self, progress: Progress | None) -> None:
+        """Write what was decided, and wait until the server has taken it.
+
+        Raises:
+            SettingsError: it does not take it.
+            UnresponsiveError: it does not say.
+        """
+        _report(progress, "writing the configuration")
+        await self._observer.read_facts()
+        seen = self._observer.facts
+        await self._startup.configure(seen.dynamic_library_path or "" if seen else "")
+        postmaster = self._supervisor.postmaster
+        if postmaster is None:
+            return
+        _report(progress, "loading")
+        postmaster.signal(signal.SIGHUP)
+        try:
+            async with asyncio.timeout(_RELOAD_SECONDS):
+                while await self._is_loading():  # noqa: ASYNC110 - the server tells nobody
+                    await asyncio.sleep(_RELOAD_POLL_SECONDS)
+        except TimeoutError as error:
+            await self._require_taken()
+            raise UnresponsiveError(
+                f"cannot reload: the server did not load the configuration within"
+                f" {_RELOAD_SECONDS:g} s",
+                hint="its log says why: it keeps the old values where a file has an error",
+            ) from error
+        await self._require_taken()
+
+    async def _is_loading(self) -> bool:
+        """Whether a server that runs has not loaded what was written last.
+
+        A restart may have written after the one that asks.
+        """
+        written = self._startup.written
+        if written is None or self._supervisor.state is not State.RUNNING:
+            return False
+        return not await self._observer.has_loaded(written.sha256)
+
+    async def _require_taken(self) -> None:
+        version = self._startup.version
+        if version is None or self._supervisor.state is not State.RUNNING:
+            return
+        async with self._connection() as connection:
+            problems = await judging.rejected(connection, version.major)
+        if problems:
+            raise SettingsError(
+                problems, hint="mend it; the server goes on with the configuration before"
+            )
+
+    @asynccontextmanager
+    async def _or_as_before(self) -> AsyncGenerator[None]:
+        """Bring back what was in force, if what is done in the context fails or is given up."""
+        before = self._startup.settings
+        try:
+            yield
+        except BaseException:
+            if self._startup.settings is not before:
+                await asyncio.shield(self._restore(before))
+            raise
+
+    async def _restore(self, before: Settings) -> None:
+        self._startup.settings = before
+        self._use(before)
+        if self._supervisor.state not in _ALIVE:
+            return
+        try:
+            await self._startup.rescan()
+            await self._startup.configure()
+        except (InstanceManagerError, OSError) as error:
+            _log.error("the configuration before could not be written back", reason=str(error))
+            return
+        if self._supervisor.postmaster is not None:
+            self._supervisor.postmaster.signal(signal.SIGHUP)
+
+    def _succeed(self) -> None:
+        self._startup.documents.problems = ()
+
+    def _note(self, error: InstanceManagerError) -> None:
+        """Remember what is wrong with the configuration that is not in force."""
+        _log.error(error.message, code=error.code, hint=error.hint)
+        problems = error.problems if isinstance(error, SettingsError) else ()
+        self._startup.documents.problems = problems or (Problem("", error.message),)
+        self._events.record(
+            "ConfigurationRejected",
+            error.message,
+            kind=EventType.WARNING,
+            details={"code": error.code},
+        )
+
+    async def watch_file(self, begin_reload: Callable[[], object]) -> None:
+        """Begin a reload when the settings file has changed; for ever."""
+        file = self._file
+        if file is None:
+            return await asyncio.Future()
+
+        def changed() -> None:
+            self._events.record("SettingsChanged", f"the settings file {file.path} has changed")
+            begin_reload()
+
+        return await file.watch(changed)
+
+    async def remember_good(self) -> None:
+        """Keep each configuration that a server has taken, as the last good one; for ever."""
+        told = ""
+        while True:
+            await self._supervisor.until({State.RUNNING})
+            if not self._turn.locked() and self._is_loaded():
+                try:
+                    await self._startup.documents.remember_good(self._startup.settings)
+                    told = ""
+                except (DataDirectoryError, DiskSpaceError) as error:
+                    if error.message != told:
+                        _log.warning(error.message, code=error.code, hint=error.hint)
+                    told = error.message
+            await asyncio.sleep(_REMEMBER_SECONDS)
+
+    def _is_loaded(self) -> bool:
+        written, facts = self._startup.written, self._observer.facts
+        if written is None or facts is None or self._startup.documents.problems:
+            return False
+        return facts.configuration_sha256 == written.sha256
+
+
+def _summary(plan: Plan) -> str:
+    """Say what changes, by name: values may be secrets."""
+    names = [change.name for change in plan.changes]
+    shown = [*names[:_SHOWN], *([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])]
+    changed = ", ".join((*plan.sections, *shown))
+    return f"{changed} ({plan.action})" if changed else "nothing changes"
+
+
+def _report(progress: Progress | None, step: str) -> None:
+    if progress is not None:
+        progress.report(step)

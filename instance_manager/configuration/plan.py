@@ -1,0 +1,88 @@
+"""What a new configuration changes, and what it takes to have the server use it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from instance_manager.configuration.rendering import HASH_PARAMETER, parse_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_AT_A_START: Final = "postmaster"
+"""The context of parameters that the server takes only when it starts (pg_settings.context)."""
+_LISTS: Final = ("hba", "ident", "volumes", "databases")
+
+
+class Action(StrEnum):
+    """What it takes, from the least to the most."""
+
+    NONE = "none"
+    RELOAD = "reload"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One parameter: its values in the configuration before and after; None where it has none."""
+
+    name: str
+    old: str | None
+    new: str | None
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that changes: parameters, other parts of the document, and the action for the whole."""
+
+    changes: tuple[Change, ...] = ()
+    sections: tuple[str, ...] = ()
+    action: Action = Action.NONE
+
+
+def plan(
+    before: str, after: str, contexts: Mapping[str, str] | None, sections: tuple[str, ...]
+) -> Plan:
+    """Return what changes between two texts of our file.
+
+    Args:
+        before: the text in force; empty where there is none.
+        after: the candidate's.
+        contexts: of the live server's parameters, by name in lower case; None without a server,
+            whose next start takes everything.
+        sections: what else of the document changes.
+    """
+    changes = tuple(_changes(_values(before), _values(after), contexts))
+    actions = [change.action for change in changes]
+    if sections:
+        actions.append(Action.RELOAD if contexts is not None else Action.RESTART)
+    order = list(Action)
+    return Plan(changes, sections, max(actions, key=order.index, default=Action.NONE))
+
+
+def changed_sections(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which lists of two documents differ; parameters are told one by one."""
+    return tuple(name for name in _LISTS if old[name] != new[name])
+
+
+def _values(text: str) -> dict[str, str]:
+    parsed = (parse_line(line) for line in text.splitlines())
+    return {name: value for name, value in filter(None, parsed) if name != HASH_PARAMETER}
+
+
+def _changes(
+    before: Mapping[str, str], after: Mapping[str, str], contexts: Mapping[str, str] | None
+) -> Iterator[Change]:
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            yield Change(name, old, new, _action(name, contexts))
+
+
+def _action(name: str, contexts: Mapping[str, str] | None) -> Action:
+    if contexts is None or contexts.get(name) == _AT_A_START:
+        return Action.RESTART
+    return Action.RELOAD

@@ -1,0 +1,133 @@
+"""Which configuration document counts: the settings file's, the accepted or the last good one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from instance_manager.errors import Problem
+from instance_manager.kept_documents import KeptDocument
+from instance_manager.log import get_logger
+from instance_manager.settings.configuration_document import (
+    document_of,
+    text_of,
+    with_document,
+)
+from instance_manager.supervision.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from instance_manager.journal import Journal
+    from instance_manager.postgres.data_directory import OurFiles
+    from instance_manager.settings.models import Settings
+    from instance_manager.supervision.threads import Serial
+    from instance_manager.surroundings import Load
+
+_log: Final = get_logger()
+
+
+class Documents:
+    """The documents of one instance; *load* reads the settings, the rest is as for the keepers."""
+
+    def __init__(
+        self,
+        load: Load,
+        files: Callable[[], OurFiles],
+        instance: str,
+        turn: Serial,
+        is_ours: Callable[[], bool],
+    ) -> None:
+        keeping = (files, instance, turn, is_ours)
+        self.accepted: Mapping[str, Any] | None = None
+        """What came over HTTP and is in force; None where the settings file is the truth."""
+        self.problems: tuple[Problem, ...] = ()
+        """What is wrong with the configuration that was asked for last, if it is not in force."""
+        self._load = load
+        self._accepted_file = KeptDocument(lambda files: files.accepted, *keeping)
+        self._good_file = KeptDocument(lambda files: files.last_good, *keeping)
+        self._has_adopted = False
+        self._good: str | None = None
+
+    @property
+    def settings_file(self) -> Path | None:
+        """The settings file; None where there is none."""
+        return self._load.file
+
+    async def read_settings(self, document: Mapping[str, Any] | None = None) -> Settings:
+        """Read the settings, with *document* in the place of the accepted one.
+
+        Raises:
+            SettingsError: with every problem.
+        """
+        document = self.accepted if document is None else document
+        text = None if document is None else text_of(document)
+        return await in_thread("settings", self._load, text)
+
+    async def adopted(self, settings: Settings, journal: Journal) -> Settings:
+        """Return the settings with the document that was kept, at the first start of a manager.
+
+        It is the truth with ``configuration.source: api``, whatever the settings file says.
+        """
+        if settings.configuration.source != "api" or self._has_adopted:
+            return settings
+        self._has_adopted = True
+        kept = await self._accepted_file.load()
+        if self._accepted_file.is_foreign:
+            message = "a configuration that came with a copy is not used"
+            journal.on_event("ConfigurationIgnored", message)
+        if kept is None:
+            return settings
+        try:
+            adopted = with_document(settings, kept)
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("the accepted configuration can't be used", reason=str(error))
+            return settings
+        self.accepted = kept
+        return adopted
+
+    async def accept(self, settings: Settings) -> None:
+        """Keep the document of *settings* as the accepted one.
+
+        Raises:
+            DataDirectoryError, DiskSpaceError: it can't be written; the one before stays.
+        """
+        document = document_of(settings)
+        await self._accepted_file.store(document)
+        self.accepted, self._has_adopted = document, True
+
+    async def remember_good(self, settings: Settings) -> None:
+        """Keep the document of *settings* as one that a server runs with.
+
+        Raises:
+            DataDirectoryError, DiskSpaceError: it can't be written; the one before stays.
+        """
+        document = document_of(settings)
+        if (text := text_of(document)) != self._good:
+            await self._good_file.store(document)
+            self._good = text
+
+    async def fall_back(
+        self, settings: Settings, reason: str, journal: Journal
+    ) -> Settings | None:
+        """Return *settings* with the last good document, since theirs does not work.
+
+        None where that is theirs, or none is.
+        """
+        good = await self._another_good(settings)
+        if good is not None:
+            message = f"the configuration does not work, the last good one is used: {reason}"
+            self.problems = (Problem("", message),)
+            _log.error(message, hint="mend the configuration: it is tried again when it changes")
+            journal.on_warning("ConfigurationFellBack", message)
+        return good
+
+    async def _another_good(self, settings: Settings) -> Settings | None:
+        good = await self._good_file.load()
+        if good is None or text_of(good) == text_of(document_of(settings)):
+            return None
+        try:
+            return with_document(settings, good)
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("the last good configuration can't be used", reason=str(error))
+            return None

@@ -1,0 +1,63 @@
+"""What changes between two configurations, and what that takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from instance_manager.configuration.plan import Action, Change, Plan, changed_sections, plan
+from instance_manager.configuration.rendering import render, without
+
+CONTEXTS = {"work_mem": "user", "max_connections": "postmaster", "port": "postmaster"}
+BEFORE = render({"work_mem": "4MB", "port": "5432"})
+
+
+def test_each_changed_parameter_is_told_with_what_it_takes() -> None:
+    """Set, changed and taken away; the whole takes as much as its worst part."""
+    after = render({"work_mem": "8MB", "max_connections": "5"})
+
+    assert plan(BEFORE, after, CONTEXTS, ()) == Plan(
+        (
+            Change("max_connections", None, "5", Action.RESTART),
+            Change("port", "5432", None, Action.RESTART),
+            Change("work_mem", "4MB", "8MB", Action.RELOAD),
+        ),
+        (),
+        Action.RESTART,
+    )
+
+
+def test_the_same_configuration_changes_nothing() -> None:
+    """The hash that stands in it is no parameter."""
+    assert plan(BEFORE, BEFORE, CONTEXTS, ()) == Plan()
+
+
+@pytest.mark.parametrize(("contexts", "action"), [(CONTEXTS, Action.RELOAD), (None, "restart")])
+def test_rules_are_reloaded_or_wait_for_a_start(
+    contexts: dict[str, str] | None, action: str
+) -> None:
+    """Without a server that runs, everything is for the next start."""
+    assert plan(BEFORE, BEFORE, contexts, ("hba",)).action == action
+
+
+def test_a_parameter_that_nobody_knows_is_reloaded() -> None:
+    """A name with a prefix that no library has claimed."""
+    assert plan(BEFORE, render({"my.own": "1"}), CONTEXTS, ()).changes[0].action is Action.RELOAD
+
+
+def test_the_lists_that_differ_are_named() -> None:
+    """In the order of the document."""
+    empty: dict[str, list[str]] = {"hba": [], "ident": [], "volumes": [], "databases": []}
+
+    assert changed_sections(empty, {**empty, "databases": ["x"], "hba": ["y"]}) == (
+        "hba",
+        "databases",
+    )
+
+
+def test_a_text_without_some_parameters_has_all_others() -> None:
+    """What can't be read as one stays."""
+    lines = without(BEFORE, {"work_mem"}).splitlines()
+
+    assert "work_mem = '4MB'" not in lines
+    assert "port = '5432'" in lines
+    assert len(lines) == len(BEFORE.splitlines()) - 1
