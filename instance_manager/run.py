@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from instance_manager import log, termination_log
 from instance_manager.api import listeners as sockets
-from instance_manager.api import tls
 from instance_manager.configuration.hba import host_auth_warning
 from instance_manager.errors import Exit, UncleanStopError, VolumesUnansweringError
 from instance_manager.health.snapshot import Observer, Target
@@ -33,7 +32,7 @@ from instance_manager.observability.events import Events, EventType
 from instance_manager.observability.log_pipe import PostgresLog
 from instance_manager.observability.metrics import Measurements
 from instance_manager.postgres.connection import Answer
-from instance_manager.settings.secrets import read_secret
+from instance_manager.proofs import Proofs
 from instance_manager.shutdown import Shutdown
 from instance_manager.startup import Startup
 from instance_manager.supervision import signals
@@ -48,10 +47,8 @@ from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
-    from ssl import SSLContext
     from types import ModuleType
 
-    from instance_manager.settings.models import Settings
     from instance_manager.surroundings import Surroundings
 
 _log: Final = log.get_logger()
@@ -88,7 +85,7 @@ def run(surroundings: Surroundings) -> int:
     """Run the manager until it may end and return its exit code."""
     settings = surroundings.settings
     with ExitStack() as ends:
-        proofs = _read_proofs(settings)
+        proofs = Proofs(settings.control)
         listening = sockets.bind_all(settings, ends, surroundings.control_group)
         sink = log.configure(settings.log.level, settings.log.format)
         ends.callback(sink.close)
@@ -105,20 +102,12 @@ def run(surroundings: Surroundings) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Proofs:
-    """What callers over TCP must show; None where it isn't asked for."""
-
-    token: str | None
-    tls: SSLContext | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Manager:
     """One run of the manager: its surroundings, its bound sockets, its log."""
 
     surroundings: Surroundings
     listening: sockets.Listeners
-    proofs: _Proofs
+    proofs: Proofs
     sink: log.Sink
 
     async def run(self) -> int:
@@ -196,6 +185,10 @@ class _Manager:
             "conditions": lambda: _judge(rooms.supervisor, instance),
             "databases": lambda: _reconcile(rooms, instance),
             "volumes": lambda: _watch_volumes(rooms),
+            "proofs": lambda: self.proofs.watch(
+                partial(records.events.record, "CredentialsRead"),
+                partial(records.events.record, "CredentialsRejected", kind=EventType.WARNING),
+            ),
             "settings file": lambda: _watch_settings(rooms, instance),
             "last good configuration": lambda: _remember_good(rooms, instance),
             "custody": lambda: _watch_over(rooms, records.events),
@@ -234,28 +227,11 @@ class _Manager:
         gc.enable()
         credentials = server.Credentials(
             group=self.surroundings.control_group,
-            token=lambda: self.proofs.token,
-            tls=self.proofs.tls,
+            token=self.proofs.token,
+            tls=self.proofs.contexts,
         )
         async with server.serve(instance, self.listening, credentials):
             await asyncio.Future()
-
-
-def _read_proofs(settings: Settings) -> _Proofs:
-    """Read what callers over TCP must show.
-
-    Raises:
-        SettingsError: a file can't be read, or certificate and key don't belong together.
-    """
-    control = settings.control
-    token, context = None, None
-    if control.token_file is not None:
-        token = read_secret(control.token_file, "control.token_file").get_secret_value()
-    if control.tls.certificate_file is not None and control.tls.key_file is not None:
-        context = tls.server_context(
-            control.tls.certificate_file, control.tls.key_file, control.tls.client_ca_file
-        )
-    return _Proofs(token, context)
 
 
 def _import_server() -> ModuleType:

@@ -111,23 +111,31 @@ class SocketGate:
 class TcpGate:
     """Admits bearers of the token and of certificates, and readers on loopback without a token.
 
-    *token* is asked at each request, so that it may change; None where none is set.
+    *token* is asked at each request, so that it may change; None where none is set. *trusts* says
+    whether client certificates count on a connection, by its TLS context; None where never.
     """
 
     def __init__(
-        self, *, token: Callable[[], str | None], loopback: bool, client_certificates: bool
+        self,
+        *,
+        token: Callable[[], str | None],
+        loopback: bool,
+        trusts: Callable[[object], bool] | None,
     ) -> None:
         self._token = token
         self._loopback = loopback
-        self._client_certificates = client_certificates
+        self._trusts = trusts
 
     def admit(self, request: web.Request, access: Access) -> Caller:
         """Return the caller by what was shown."""
         certificate: Certificate | None = request.get_extra_info("peercert")
-        if self._client_certificates and certificate:
-            return Caller(f"certificate {subject_of(certificate)!r}")
+        if self._trusts is not None and certificate:
+            if self._trusts(request.get_extra_info("sslcontext")):
+                return Caller(f"certificate {subject_of(certificate)!r}")
+            # It ends with the answer: on a new one, the authorities of today judge it.
+            request.protocol.close()
         token = self._token()
-        if token is None and self._loopback and not self._client_certificates:
+        if token is None and self._loopback and self._trusts is None:
             return self._admit_reader(request, access)
         given = bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
         if token is not None and given is not None and is_same_secret(given, token):

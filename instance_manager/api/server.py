@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from instance_manager.api.instance import Instance
     from instance_manager.api.listeners import Listeners
     from instance_manager.api.routes import Route
+    from instance_manager.api.tls import Contexts
 
 BODY_LIMIT_BYTES: Final = 1 << 16
 """Documents of people are smaller; a larger one is a mistake or worse."""
@@ -45,6 +46,7 @@ HANDSHAKE_SECONDS: Final = 10.0
 SHUTDOWN_SECONDS: Final = 0.5
 """For a request in flight when serving ends: postgres is gone then, and nothing is left to say."""
 
+_TURNS: Final = 3
 BACKLOG: Final = 512
 """Callers that the kernel lets wait while the loop is busy."""
 
@@ -70,8 +72,8 @@ class Credentials:
     """Whose members may use the unix socket."""
     token: Callable[[], str | None] = _no_token
     """Asked at each request over TCP, so that it may change; None where none is set."""
-    tls: ssl.SSLContext | None = None
-    """For TCP; client certificates count where it asks for them."""
+    tls: Contexts | None = None
+    """For TCP; client certificates count where they ask for them."""
 
 
 @asynccontextmanager
@@ -114,32 +116,88 @@ def _tcp_gate(listener: socket.socket, credentials: Credentials) -> TcpGate:
     return TcpGate(
         token=credentials.token,
         loopback=ip_address(listener.getsockname()[0]).is_loopback,
-        client_certificates=tls is not None and tls.verify_mode is not ssl.CERT_NONE,
+        trusts=tls.trusts if tls and tls.current.verify_mode is not ssl.CERT_NONE else None,
     )
 
 
 @asynccontextmanager
 async def _listening(
-    application: web.Application, listener: socket.socket, tls: ssl.SSLContext | None = None
+    application: web.Application, listener: socket.socket, tls: Contexts | None = None
 ) -> AsyncGenerator[None]:
     loop = asyncio.get_running_loop()
     runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         connections = cast("web.Server", runner.server)  # setup() has made it
-        server = await loop.create_server(
-            lambda: Connection(connections, loop=loop),
-            sock=listener,
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
-        )
+        accepting = _Accepting(lambda: Connection(connections, loop=loop), listener, tls)
+        async with accepting.while_open():
+            yield
+    finally:
+        await runner.cleanup()
+
+
+class _Accepting:
+    """Takes the connections of one listener, with the TLS context in force."""
+
+    def __init__(
+        self,
+        connect: Callable[[], asyncio.Protocol],
+        listener: socket.socket,
+        tls: Contexts | None,
+    ) -> None:
+        self._connect = connect
+        self._listener = listener
+        self._tls = tls
+        self._used: ssl.SSLContext | None = None
+
+    @asynccontextmanager
+    async def while_open(self) -> AsyncGenerator[None]:
+        """Accept while the context lasts; then close the listener. Connections are left alone."""
+        server = await self._serve()
+        swapping = asyncio.create_task(self._swap(server), name="TLS contexts")
         try:
             yield
         finally:
+            swapping.cancel()
+            await asyncio.wait({swapping})
+            self._listener.close()
+
+    async def _serve(self) -> asyncio.Server:
+        self._used = self._tls.current if self._tls else None
+        # A copy of the descriptor: whoever closes a server closes what it listens on.
+        return await asyncio.get_running_loop().create_server(
+            self._connect,
+            sock=self._listener.dup(),
+            backlog=BACKLOG,
+            ssl=self._used,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
+        )
+
+    async def _swap(self, server: asyncio.Server) -> None:
+        """Take new connections with each new context; nobody is refused, or cut off, meanwhile."""
+        try:
+            while True:
+                if self._tls is None:
+                    await asyncio.Future[None]()
+                elif self._tls.current is self._used:
+                    await self._tls.changed()
+                before, server = server, await self._serve()
+                await _retire(before)
+        finally:
             server.close()
-    finally:
-        await runner.cleanup()
+
+
+async def _retire(server: asyncio.Server) -> None:
+    """Have *server* accept nobody any more, and close it once nobody is on the way in.
+
+    Whom it has accepted gets a transport a turn of the loop later, which a closed one refuses.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener.fileno())
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+    server.close()
 
 
 class Connection(web.RequestHandler):

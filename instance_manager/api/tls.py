@@ -6,13 +6,45 @@ listener, and a certificate authority can only be added to it.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from instance_manager.errors import Problem, SettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+class Contexts:
+    """The context in force, and those whose client certificates still count."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.current = context
+        self._trusted: WeakSet[ssl.SSLContext] = WeakSet((context,))
+        self._changed = asyncio.Event()
+
+    def replace(self, context: ssl.SSLContext, *, same_authorities: bool) -> None:
+        """Use *context* for new connections.
+
+        Without the *same_authorities*, a client certificate of an older connection counts no more:
+        the one that signed it may have been removed.
+        """
+        if not same_authorities:
+            self._trusted.clear()
+        self._trusted.add(context)
+        self.current = context
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def trusts(self, context: object) -> bool:
+        """Whether client certificates count on a connection that was made with *context*."""
+        return isinstance(context, ssl.SSLContext) and context in self._trusted
+
+    async def changed(self) -> None:
+        """Wait for another context."""
+        await self._changed.wait()
 
 
 def server_context(
@@ -29,6 +61,8 @@ def server_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Who resumes a session shows no certificate again, whatever has become of its authority.
+    context.num_tickets = 0
     problems: list[Problem] = []
     try:
         # The answer to a password prompt: an encrypted key must not make PID 1 ask its terminal.

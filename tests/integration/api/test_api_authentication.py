@@ -19,7 +19,7 @@ import trustme
 
 from instance_manager.api.authentication import read_peer
 from instance_manager.api.server import Credentials
-from instance_manager.api.tls import server_context
+from instance_manager.api.tls import Contexts, server_context
 from instance_manager.client import Client, RefusedError, UnreachableError, client_context
 from instance_manager.errors import SettingsError
 
@@ -255,7 +255,7 @@ async def test_a_token_over_tls(serving: Serving, tmp_path: Path, authority: tru
     """TLS 1.3, the server proven by its certificate, the client by its token."""
     tls = server_context(*_pair(tmp_path, authority, "localhost"))
     trust = client_context(ca_file=_authority_file(tmp_path, authority))
-    async with serving(Credentials(tls=tls, token=lambda: "hunter2")) as served:
+    async with serving(Credentials(tls=Contexts(tls), token=lambda: "hunter2")) as served:
         url = f"https://localhost:{served.control_port}"
         async with Client.tcp(url, token="hunter2", tls=trust) as client:
             status = await client.status()
@@ -275,7 +275,7 @@ async def test_a_client_certificate_opens_everything(
     with_one = client_context(
         ca_file=ca_file, certificate=_pair(tmp_path, authority, "operator.example")
     )
-    async with serving(Credentials(tls=tls)) as served:
+    async with serving(Credentials(tls=Contexts(tls))) as served:
         served.instance.release.set()
         url = f"https://localhost:{served.control_port}"
         async with Client.tcp(url, tls=with_one) as client:
@@ -296,7 +296,7 @@ async def test_a_certificate_of_another_authority_does_not_get_in(
     foreign = client_context(
         ca_file=ca_file, certificate=_pair(tmp_path, trustme.CA(), "intruder.example")
     )
-    async with serving(Credentials(tls=tls)) as served:
+    async with serving(Credentials(tls=Contexts(tls))) as served:
         url = f"https://localhost:{served.control_port}"
         async with Client.tcp(url, tls=foreign) as client:
             with pytest.raises(UnreachableError):
@@ -313,7 +313,7 @@ async def test_a_certificate_means_nothing_where_none_is_asked_for(
         certificate=_pair(tmp_path, authority, "operator.example"),
     )
     async with (
-        serving(Credentials(tls=tls, token=lambda: "hunter2")) as served,
+        serving(Credentials(tls=Contexts(tls), token=lambda: "hunter2")) as served,
         Client.tcp(f"https://localhost:{served.control_port}", tls=trust) as client,
     ):
         with pytest.raises(RefusedError):
@@ -328,7 +328,7 @@ async def test_an_older_tls_is_not_spoken(
     old = ssl.create_default_context(cafile=_authority_file(tmp_path, authority))
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     async with (
-        serving(Credentials(tls=tls, token=lambda: "hunter2")) as served,
+        serving(Credentials(tls=Contexts(tls), token=lambda: "hunter2")) as served,
         Client.tcp(f"https://localhost:{served.control_port}", tls=old) as client,
     ):
         with pytest.raises(UnreachableError):
@@ -341,7 +341,7 @@ async def test_plain_http_to_a_tls_listener_gets_nowhere(
     """No answer, and no trouble for the next one."""
     tls = server_context(*_pair(tmp_path, authority, "localhost"))
     trust = client_context(ca_file=_authority_file(tmp_path, authority))
-    async with serving(Credentials(tls=tls, token=lambda: "t")) as served:
+    async with serving(Credentials(tls=Contexts(tls), token=lambda: "t")) as served:
         raw = await served.raw(
             b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n", port=served.control_port
         )
