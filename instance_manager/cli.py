@@ -47,6 +47,10 @@ _EXAMPLES = {
     "status": """examples:
   instance-manager status
   instance-manager status --output json | jq .phase""",
+    "events": """examples:
+  instance-manager events
+  instance-manager events --follow
+  instance-manager events --follow --output json | jq 'select(.type == "Warning")'""",
     "start": """examples:
   instance-manager start
   instance-manager start --timeout 600
@@ -150,6 +154,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from instance_manager.commands import status
 
             return status.run(options)
+        case "events":
+            from instance_manager.commands import events
+
+            return events.run(options)
         case command if command in _LIFECYCLE:
             from instance_manager.commands import lifecycle
 
@@ -171,6 +179,7 @@ def _parser(*, with_extension: bool) -> argparse.ArgumentParser:
     _add_compose(commands)
     _add_extension(commands, is_whole=with_extension)
     _add_status(commands)
+    _add_events(commands)
     _add_lifecycle(commands)
     return parser
 
@@ -235,6 +244,12 @@ def _add_extension(commands: Commands, *, is_whole: bool) -> None:
 def _add_status(commands: Commands) -> None:
     command = _add(commands, "status", "show the running instance")
     command.add_argument("--output", choices=("text", "json"), default="text")
+
+
+def _add_events(commands: Commands) -> None:
+    command = _add(commands, "events", "show what happened to the instance, newest last")
+    command.add_argument("--output", choices=("text", "json"), default="text")
+    command.add_argument("--follow", action="store_true", help="go on with what happens")
 
 
 def _add_lifecycle(commands: Commands) -> None:

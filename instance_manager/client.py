@@ -5,6 +5,9 @@ It shares the documents with the server and nothing else. Every failure is an
 
     async with Client.unix(Path("/run/instance-manager/control.sock")) as client:
         operation = await client.restart(mode="fast", wait_seconds=60)
+
+With an ``idempotency_key`` a verb can be repeated where its answer was lost: it begins one
+operation.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -19,6 +23,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 from yarl import URL
 
+from instance_manager.api import event_stream
 from instance_manager.api.configuration_models import (
     ConfigurationDocument,
     ConfigurationResult,
@@ -32,14 +37,16 @@ from instance_manager.api.models import (
     StartRequest,
     Status,
     StopRequest,
+    StreamNotice,
 )
 from instance_manager.api.update_models import Rehearsal, UpdateRequest
 from instance_manager.databases.models import DatabaseExtensions, Databases
 from instance_manager.errors import Exit, InstanceManagerError
+from instance_manager.event_follower import SILENCE_SECONDS, follow
 from instance_manager.extensions.models import ExtensionsReport, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -56,6 +63,8 @@ CONFIGURATION_SECONDS: Final = 120
 
 _OK: Final = frozenset({200, 202})
 _UNAVAILABLE: Final = 503
+_SERVER_ERROR: Final = 500
+_KEY_HEADER: Final = "Idempotency-Key"
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
@@ -233,6 +242,26 @@ class Client:
         )
         return _parsed(content, ConfigurationResult)
 
+    async def follow_events(
+        self, last_event_id: str | None = None
+    ) -> AsyncGenerator[Event | StreamNotice]:
+        """Yield the remembered events, or those after *last_event_id*, then what comes, for ever.
+
+        Comes back by itself where the stream was cut, also by a new start of the manager. A
+        notice says that something was missed before the next event. Close it (``aclose``) where
+        you leave it early.
+
+        Raises:
+            ClientError: the first connection can't be made, or a later one is refused for good.
+        """
+        async with aclosing(follow(self._stream, last_event_id, _passes)) as messages:
+            async for message in messages:
+                data = message.data.encode()
+                if message.type == event_stream.MISSED:
+                    yield _parsed(data, StreamNotice)
+                else:
+                    yield _parsed(data, Event)
+
     async def operations(self) -> tuple[Operation, ...]:
         """Return the remembered operations, newest last."""
         return _parsed(await self._ask("GET", "/v1/operations"), Items[Operation]).items
@@ -246,40 +275,84 @@ class Client:
         path = _path("v1", "operations", operation_id)
         return await self._operate("DELETE", path, None, wait_seconds)
 
-    async def start(self, *, ignore_inventory: bool = False, wait_seconds: float = 0) -> Operation:
+    async def start(
+        self,
+        *,
+        ignore_inventory: bool = False,
+        wait_seconds: float = 0,
+        idempotency_key: str | None = None,
+    ) -> Operation:
         """Start postgres; wait for it at most *wait_seconds*.
 
         With *ignore_inventory*, this once whatever databases need by the last inventory.
         """
         body = StartRequest(ignore_inventory=True) if ignore_inventory else None
-        return await self._operate("POST", "/v1/postgres/start", body, wait_seconds)
+        return await self._operate(
+            "POST", "/v1/postgres/start", body, wait_seconds, idempotency_key
+        )
 
-    async def stop(self, *, mode: StopMode | None = None, wait_seconds: float = 0) -> Operation:
+    async def stop(
+        self,
+        *,
+        mode: StopMode | None = None,
+        wait_seconds: float = 0,
+        idempotency_key: str | None = None,
+    ) -> Operation:
         """Stop postgres and keep it stopped; without a mode, as the settings say."""
         body = StopRequest(mode=mode)
-        return await self._operate("POST", "/v1/postgres/stop", body, wait_seconds)
+        return await self._operate(
+            "POST", "/v1/postgres/stop", body, wait_seconds, idempotency_key
+        )
 
-    async def restart(self, *, mode: StopMode | None = None, wait_seconds: float = 0) -> Operation:
+    async def restart(
+        self,
+        *,
+        mode: StopMode | None = None,
+        wait_seconds: float = 0,
+        idempotency_key: str | None = None,
+    ) -> Operation:
         """Restart postgres."""
         body = StopRequest(mode=mode)
-        return await self._operate("POST", "/v1/postgres/restart", body, wait_seconds)
+        return await self._operate(
+            "POST", "/v1/postgres/restart", body, wait_seconds, idempotency_key
+        )
 
-    async def reload(self, *, wait_seconds: float = 0) -> Operation:
+    async def reload(
+        self, *, wait_seconds: float = 0, idempotency_key: str | None = None
+    ) -> Operation:
         """Apply what needs no restart."""
-        return await self._operate("POST", "/v1/postgres/reload", None, wait_seconds)
+        return await self._operate(
+            "POST", "/v1/postgres/reload", None, wait_seconds, idempotency_key
+        )
 
-    async def checkpoint(self, *, wait_seconds: float = 0) -> Operation:
+    async def checkpoint(
+        self, *, wait_seconds: float = 0, idempotency_key: str | None = None
+    ) -> Operation:
         """Have the server make a checkpoint."""
-        return await self._operate("POST", "/v1/postgres/checkpoint", None, wait_seconds)
+        return await self._operate(
+            "POST", "/v1/postgres/checkpoint", None, wait_seconds, idempotency_key
+        )
 
-    async def fence(self, *, mode: StopMode | None = None, wait_seconds: float = 0) -> Operation:
+    async def fence(
+        self,
+        *,
+        mode: StopMode | None = None,
+        wait_seconds: float = 0,
+        idempotency_key: str | None = None,
+    ) -> Operation:
         """Stop postgres and keep it stopped, over restarts of the manager too."""
         body = StopRequest(mode=mode)
-        return await self._operate("POST", "/v1/postgres/fence", body, wait_seconds)
+        return await self._operate(
+            "POST", "/v1/postgres/fence", body, wait_seconds, idempotency_key
+        )
 
-    async def unfence(self, *, wait_seconds: float = 0) -> Operation:
+    async def unfence(
+        self, *, wait_seconds: float = 0, idempotency_key: str | None = None
+    ) -> Operation:
         """Start postgres again where it was fenced."""
-        return await self._operate("POST", "/v1/postgres/unfence", None, wait_seconds)
+        return await self._operate(
+            "POST", "/v1/postgres/unfence", None, wait_seconds, idempotency_key
+        )
 
     async def update_extension(
         self,
@@ -288,11 +361,12 @@ class Client:
         *,
         version: str | None = None,
         wait_seconds: float = 0,
+        idempotency_key: str | None = None,
     ) -> Operation:
         """Update an extension; without a version, to the declared or the default one."""
         path = _path("v1", "databases", database, "extensions", extension, "update")
         body = UpdateRequest(version=version)
-        return await self._operate("POST", path, body, wait_seconds)
+        return await self._operate("POST", path, body, wait_seconds, idempotency_key)
 
     async def rehearse_update(
         self,
@@ -322,10 +396,17 @@ class Client:
         return (await self._ask("GET", "/metrics")).decode()
 
     async def _operate(
-        self, method: str, path: str, body: BaseModel | None, wait_seconds: float
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | None,
+        wait_seconds: float,
+        key: str | None = None,
     ) -> Operation:
         first = min(wait_seconds, LONGEST_WAIT_SECONDS)
-        operation = _parsed(await self._ask(method, path, body=body, wait=first), Operation)
+        headers = {_KEY_HEADER: key} if key else None
+        answer = await self._ask(method, path, body=body, wait=first, headers=headers)
+        operation = _parsed(answer, Operation)
         rest = wait_seconds - first
         if operation.finished or rest <= 0:
             return operation
@@ -340,6 +421,40 @@ class Client:
             operation = _parsed(await self._ask("GET", path, wait=wait), Operation)
             if operation.finished or clock() >= end:
                 return operation
+
+    async def _stream(self, last: str | None) -> AsyncGenerator[event_stream.Message]:
+        """Yield the messages of one connection; what cuts it is an UnreachableError."""
+        headers = {"Accept": event_stream.CONTENT_TYPE} | ({"Last-Event-ID": last} if last else {})
+        parser = event_stream.Parser(last or "")
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS
+        )
+        try:
+            async with self._opened().get(
+                URL(self._base + "/v1/events?follow", encoded=True),
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status not in _OK:
+                    raise _error_of(response.status, await response.read(), self._target)
+                async for piece in response.content.iter_any():
+                    for message in parser.feed(piece):
+                        yield message
+        except (aiohttp.ClientError, OSError, TimeoutError, event_stream.StreamError) as error:
+            raise self._unreachable(error) from error
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise UnreachableError(f"cannot ask {self._target!r}: the client is not open")
+        return self._session
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        refused = getattr(error, "os_error", None)
+        reason = (refused and refused.strerror) or str(error) or "no answer in time"
+        return UnreachableError(
+            f"cannot reach {self._target!r}: {reason}", hint="is the manager running?"
+        )
 
     async def _ask(
         self,
@@ -368,8 +483,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
         """Send one request and return the body and the headers of its answer."""
-        if self._session is None:
-            raise UnreachableError(f"cannot ask {self._target!r}: the client is not open")
+        session = self._opened()
         sent = {"Accept": "application/json", **(headers or {})}
         # Whole seconds by RFC 7240; rounding up never cuts a wait short.
         if wait > 0:
@@ -377,7 +491,7 @@ class Client:
         if body is not None:
             sent["Content-Type"] = "application/json"
         try:
-            async with self._session.request(
+            async with session.request(
                 method,
                 URL(self._base + path, encoded=True),
                 headers=sent,
@@ -387,11 +501,7 @@ class Client:
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            refused = getattr(error, "os_error", None)
-            reason = (refused and refused.strerror) or str(error) or "no answer in time"
-            raise UnreachableError(
-                f"cannot reach {self._target!r}: {reason}", hint="is the manager running?"
-            ) from error
+            raise self._unreachable(error) from error
         if response.status not in ok:
             raise _error_of(response.status, content, self._target)
         return content, response.headers
@@ -414,6 +524,13 @@ def client_context(
     if certificate is not None:
         context.load_cert_chain(*certificate)
     return context
+
+
+def _passes(error: InstanceManagerError) -> bool:
+    """Return whether what ended a stream may pass by itself."""
+    return isinstance(error, UnreachableError) or (
+        isinstance(error, AnswerError) and error.problem.status >= _SERVER_ERROR
+    )
 
 
 def _path(*segments: str) -> str:

@@ -115,7 +115,7 @@ class _Manager:
         place, settings = self.surroundings.place, self.surroundings.settings
         records = Records(
             operations=Operations(now=_now, new_id=lambda: uuid.uuid4().hex),
-            events=Events(now=_now),
+            events=Events(now=_now, run=uuid.uuid4().hex[:12]),
             measurements=Measurements(),
         )
         observer = Observer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.api import documents
+from instance_manager.api import documents, idempotency
 from instance_manager.api.models import FieldProblem
 from instance_manager.api.operations import accept
 from instance_manager.api.problems import RequestCode, RequestError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from instance_manager.databases.updating import UpdatePlan
+    from instance_manager.supervision.operations import Claim
 
 _REHEARSAL_SECONDS: Final = 60.0
 _UPDATE_SECONDS: Final = 600.0
@@ -25,6 +26,10 @@ _UPDATE_SECONDS: Final = 600.0
 async def update(request: web.Request) -> web.Response:
     """Answer with what a rehearsal has shown; or begin the update as an operation."""
     asked = await documents.read(request, UpdateRequest)
+    claim = None if asked.dry_run else idempotency.claim_of(request, asked)
+    # Before the plan: what was done already would be planned otherwise.
+    if (known := idempotency.find(request, claim)) is not None:
+        return await accept(request, known.id)
     plan = await _planned(request, asked)
     default = _REHEARSAL_SECONDS if asked.dry_run else _UPDATE_SECONDS
     limits = Limits(asked.lock_timeout_seconds, asked.timeout_seconds or default)
@@ -32,7 +37,7 @@ async def update(request: web.Request) -> web.Response:
         updates = documents.instance_of(request).extension_updates
         report = await updates.rehearse(plan, limits, documents.CALLER.get().name)
         return documents.answer(Rehearsal.model_validate(report))
-    return await _begin(request, plan, limits)
+    return await _begin(request, plan, limits, claim)
 
 
 async def _planned(request: web.Request, asked: UpdateRequest) -> UpdatePlan:
@@ -50,13 +55,19 @@ async def _planned(request: web.Request, asked: UpdateRequest) -> UpdatePlan:
         ) from error
 
 
-async def _begin(request: web.Request, plan: UpdatePlan, limits: Limits) -> web.Response:
+async def _begin(
+    request: web.Request, plan: UpdatePlan, limits: Limits, claim: Claim | None
+) -> web.Response:
+    # The same request may have come while this one was planned.
+    if (known := idempotency.find(request, claim)) is not None:
+        return await accept(request, known.id)
     instance, actor = documents.instance_of(request), documents.CALLER.get().name
     operation = instance.operations.begin(
         Kind.UPDATE_EXTENSION,
         lambda progress: instance.extension_updates.update(plan, limits, actor, progress),
         exclusive=False,
         subject=f"extension {plan.extension!r} of database {plan.database!r}",
+        claim=claim,
     )
     instance.events.record(
         "ExtensionUpdateRequested",

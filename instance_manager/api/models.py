@@ -114,6 +114,12 @@ class Event(Document):
     details: dict[str, Any]
 
 
+class StreamNotice(Document):
+    """What a stream of events says of itself: that something was missed, or that it ends."""
+
+    reason: str
+
+
 class InstanceIdentity(Document):
     """Who answers. A new *session_id* means that the manager was started anew."""
 

@@ -38,6 +38,8 @@ class RequestCode(StrEnum):
     INVALID = "invalid-input"
     PRECONDITION_FAILED = "precondition-failed"
     PRECONDITION_REQUIRED = "precondition-required"
+    KEY_REUSED = "idempotency-key-reused"
+    TOO_MANY_STREAMS = "too-many-streams"
 
 
 STATUSES: Final[Mapping[ErrorCode | RequestCode, int]] = {
@@ -51,6 +53,8 @@ STATUSES: Final[Mapping[ErrorCode | RequestCode, int]] = {
     RequestCode.INVALID: 422,
     RequestCode.PRECONDITION_FAILED: 412,
     RequestCode.PRECONDITION_REQUIRED: 428,
+    RequestCode.KEY_REUSED: 422,
+    RequestCode.TOO_MANY_STREAMS: 503,
     # What the instance is keeps the request from being done: a person must change that first.
     ErrorCode.CONFLICT: 409,
     ErrorCode.PREFLIGHT_REFUSED: 409,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import hdrs, web
 
-from instance_manager.api import documents, problems
+from instance_manager.api import documents, following, problems
 from instance_manager.api.authentication import OpenGate, SocketGate, TcpGate, authenticate
 from instance_manager.api.probes import WITHHOLD_REASONS
 from instance_manager.api.problems import RequestCode
@@ -103,6 +103,7 @@ def build_application(instance: Instance, routes: Iterable[Route], gate: Gate) -
     application = web.Application(client_max_size=BODY_LIMIT_BYTES)
     application[documents.INSTANCE] = instance
     application[WITHHOLD_REASONS] = isinstance(gate, OpenGate)
+    following.install(application)
     access_of = add_routes(application.router, routes)
     # The first is the outermost: refusals of the gate are answered as problems too.
     application.middlewares.append(problems.answer_with_problems)

@@ -68,6 +68,18 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What makes the repetition of a request known: the caller's key, and what it asked for."""
+
+    key: str
+    request: str
+
+
+class ReusedKeyError(InstanceManagerError):
+    """The key was given before, with another request."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why an operation failed: the stable code, the words, and the way out."""
 
@@ -101,6 +113,7 @@ class _Entry:
 
     operation: Operation
     subject: str = ""
+    claim: Claim | None = None
     task: asyncio.Task[None] = field(init=False)
 
 
@@ -136,6 +149,7 @@ class Operations:
         *,
         exclusive: bool,
         subject: str = "",
+        claim: Claim | None = None,
     ) -> Operation:
         """Start *action* as a task of its own and return the operation at once.
 
@@ -144,6 +158,7 @@ class Operations:
             action: finishes when the thing is done, or raises.
             exclusive: whether it needs the lifecycle's slot.
             subject: what it is about, where only one operation at a time may be.
+            claim: by which :meth:`claimed` finds it, as long as it is remembered.
 
         Raises:
             ConflictError: another lifecycle operation holds the slot, or another one is about the
@@ -152,7 +167,7 @@ class Operations:
         self._require_idle(kind, subject)
         predecessor = self._claim_slot(kind) if exclusive else None
         operation = Operation(self._new_id(), kind, OperationState.PENDING, self._now())
-        entry = _Entry(operation, subject)
+        entry = _Entry(operation, subject, claim)
         if exclusive:
             self._slot = entry
         self._entries[entry.operation.id] = entry
@@ -171,6 +186,24 @@ class Operations:
         """Return the operation of that id; None if it never was, or is forgotten."""
         entry = self._entries.get(operation_id)
         return entry.operation if entry else None
+
+    def claimed(self, claim: Claim) -> Operation | None:
+        """Return the operation that was begun with the claim; None if none was, or is remembered.
+
+        Raises:
+            ReusedKeyError: one was begun with its key, by another request.
+        """
+        for entry in self._entries.values():
+            if entry.claim is not None and entry.claim.key == claim.key:
+                if entry.claim != claim:
+                    raise ReusedKeyError(
+                        f"the key {claim.key!r} belongs to another request, which began"
+                        f" {entry.operation.kind} {entry.operation.id!r}",
+                        hint="give each request a key of its own, and repeat it unchanged",
+                        operation=entry.operation.id,
+                    )
+                return entry.operation
+        return None
 
     def recent(self) -> tuple[Operation, ...]:
         """Return the remembered operations, newest last."""
