@@ -150,14 +150,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from instance_manager.commands import extension
 
             return extension.run(options)
-        case "status":
-            from instance_manager.commands import status
+        case "status" | "events":
+            from instance_manager.commands import events, status
 
-            return status.run(options)
-        case "events":
-            from instance_manager.commands import events
-
-            return events.run(options)
+            return events.run(options) if options.command == "events" else status.run(options)
         case command if command in _LIFECYCLE:
             from instance_manager.commands import lifecycle
 

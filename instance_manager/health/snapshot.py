@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from instance_manager.health.verdicts import Lag, Probe
+from instance_manager.health.verdicts import STALE_AFTER_PERIODS, Lag, Probe, stream_problem
 from instance_manager.log import get_logger
 from instance_manager.postgres.connection import Answer, ask, connect
 
@@ -36,7 +36,9 @@ SELECT current_setting('server_version'),
        CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_lsn()::text END,
        pg_last_wal_receive_lsn()::text,
        pg_last_wal_replay_lsn()::text,
-       coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::int8,
+       CASE WHEN pg_is_in_recovery() THEN coalesce(greatest(0, pg_wal_lsn_diff(
+           greatest(pg_last_wal_receive_lsn(), receiver.latest_end_lsn),
+           pg_last_wal_replay_lsn())), 0) ELSE 0 END::int8,
        CASE WHEN pg_is_in_recovery() THEN 0 ELSE
            (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), redo_lsn) FROM pg_control_checkpoint())
        END::int8,
@@ -47,7 +49,11 @@ SELECT current_setting('server_version'),
        current_setting('dynamic_library_path'),
        current_setting('shared_preload_libraries'),
        (SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM pg_settings
-         WHERE pending_restart)
+         WHERE pending_restart),
+       receiver.status,
+       extract(epoch FROM clock_timestamp() - receiver.last_msg_receipt_time)::float8,
+       (SELECT setting::float8 / 1000 FROM pg_settings WHERE name = 'wal_receiver_timeout')
+  FROM (VALUES (1)) AS one LEFT JOIN pg_stat_wal_receiver AS receiver ON true
 """
 _PENDING: Final = """
 SELECT s.name, current_setting(s.name),
@@ -80,6 +86,12 @@ class ServerFacts:
     dynamic_library_path: str
     shared_preload_libraries: str
     pending_restart: Sequence[str]
+    receiver_status: str | None
+    """Of a standby's WAL receiver; None where there is none."""
+    receiver_silent_seconds: float | None
+    """Since the primary's last message."""
+    receiver_timeout_seconds: float
+    """``wal_receiver_timeout``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,11 @@ class Target:
 
 
 class Observer:
-    """Observes one server; :meth:`run` for ever, everything else reads what it saw."""
+    """Observes one server; :meth:`run` for ever, everything else reads what it saw.
+
+    What it saw is kept with the moment of it, and judged by others: a question that is not
+    answered changes nothing, and what was seen before gets old.
+    """
 
     def __init__(
         self,
@@ -117,6 +133,8 @@ class Observer:
         needs_query: bool = False,
     ) -> None:
         self.probe: Probe | None = None
+        self.query: Probe | None = None
+        self.stream: Probe | None = None
         self.facts: ServerFacts | None = None
         self.lag: Lag | None = None
         self.pending: tuple[PendingValue, ...] = ()
@@ -124,8 +142,10 @@ class Observer:
         self._clock = clock
         self._period = period_seconds
         self.needs_query = needs_query
+        self._server = 0
+        """Counts the servers that were forgotten: an answer may come after its server's end."""
         self._connection: AsyncConnection[tuple[Any, ...]] | None = None
-        self._due = asyncio.Event()
+        self._due_to_ask, self._due_to_read = asyncio.Event(), asyncio.Event()
         # One owner at a time: a connection that is closed while another task waits on it would
         # take its number out of the loop after somebody else got that number.
         self._using = asyncio.Lock()
@@ -137,36 +157,52 @@ class Observer:
             deadline_seconds=max(self._period, 1.0),
             user=self.target.user,
         )
-        self._remember(answer is Answer.ACCEPTS, f"the postmaster is {answer}")
+        self.probe = self._seen("" if answer is Answer.ACCEPTS else f"the postmaster is {answer}")
         return answer
 
     async def run(self, is_alive: Callable[[], bool], on_answer: Callable[[Answer], None]) -> None:
-        """Observe once a period while *is_alive*; tell each answer to *on_answer*."""
-        turn = 0
+        """Observe once a period while *is_alive*; tell each answer to *on_answer*.
+
+        Both questions are asked side by side: neither has to wait for an answer to the other.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ask_on(is_alive, on_answer), name="observer: asking")
+            group.create_task(self._read_on(is_alive), name="observer: reading")
+
+    async def _ask_on(
+        self, is_alive: Callable[[], bool], on_answer: Callable[[Answer], None]
+    ) -> None:
         while True:
             if is_alive():
                 on_answer(await self.ask())
+            await self._is_hurried(self._due_to_ask)
+
+    async def _read_on(self, is_alive: Callable[[], bool]) -> None:
+        turn = 0
+        while True:
+            if not is_alive():
+                await self._disconnect()
+                turn = 0
+            else:
                 if turn % _FACTS_PERIODS == 0 or self.needs_query:
                     await self.read_facts()
                 turn += 1
-            else:
-                await self._disconnect()
-                turn = 0
-            if await self._is_hurried():
+            if await self._is_hurried(self._due_to_read):
                 turn = 0
 
     def hurry(self) -> None:
         """Have the next observation made at once."""
-        self._due.set()
+        self._due_to_ask.set()
+        self._due_to_read.set()
 
-    async def _is_hurried(self) -> bool:
+    async def _is_hurried(self, due: asyncio.Event) -> bool:
         """Wait for the next turn; return whether somebody could not wait for it."""
         try:
             async with asyncio.timeout(self._period):
-                await self._due.wait()
+                await due.wait()
         except TimeoutError:
             return False
-        self._due.clear()
+        due.clear()
         return True
 
     async def read_facts(self) -> None:
@@ -177,24 +213,40 @@ class Observer:
     async def _read_facts(self) -> None:
         import psycopg
 
+        server = self._server
         try:
             async with asyncio.timeout(_DEADLINE_SECONDS):
                 connection = await self._connected()
                 row = await (await connection.execute(_FACTS)).fetchone()
                 if row is None:
                     return
-                self.facts = ServerFacts(*row)
-                self.lag = Lag(self.facts.lag_bytes, self._clock())
-                if self.facts.pending_restart:
-                    rows = await (await connection.execute(_PENDING)).fetchall()
-                    self.pending = tuple(PendingValue(*row) for row in rows)
-                else:
-                    self.pending = ()
+                facts, pending = ServerFacts(*row), list[tuple[Any, ...]]()
+                if facts.pending_restart:
+                    pending = await (await connection.execute(_PENDING)).fetchall()
         except (psycopg.Error, OSError, TimeoutError) as error:
             _log.debug("postgres can't be observed", error=str(error) or type(error).__name__)
-            if self.needs_query:
-                self._remember(False, "a query failed")
+            if server == self._server:
+                self.query = self._seen("a query failed")
             await self._drop()
+            return
+        if server == self._server:
+            self._remember(facts, pending)
+
+    def _remember(self, facts: ServerFacts, pending: Sequence[tuple[Any, ...]]) -> None:
+        self.facts = facts
+        self.pending = tuple(PendingValue(*row) for row in pending)
+        self.lag = Lag(facts.lag_bytes, self._clock())
+        self.query = self._seen("")
+        self.stream = self._seen(
+            stream_problem(
+                facts.receiver_status,
+                facts.receiver_silent_seconds,
+                facts.receiver_timeout_seconds,
+                STALE_AFTER_PERIODS * self._period,
+            )
+            if facts.in_recovery
+            else ""
+        )
 
     async def has_loaded(self, configuration_sha256: str) -> bool:
         """Read the facts and return whether the server has loaded that configuration."""
@@ -203,11 +255,12 @@ class Observer:
 
     def forget(self) -> None:
         """Forget a server that has ended: nothing that it said holds for the next one."""
-        self.probe = self.facts = self.lag = None
+        self._server += 1
+        self.probe = self.query = self.stream = self.facts = self.lag = None
         self.pending = ()
 
-    def _remember(self, accepting: bool, reason: str) -> None:
-        self.probe = Probe(accepting, "" if accepting else reason, self._clock())
+    def _seen(self, problem: str) -> Probe:
+        return Probe(not problem, problem, self._clock())
 
     async def _connected(self) -> AsyncConnection[tuple[Any, ...]]:
         if self._connection is None or self._connection.closed:

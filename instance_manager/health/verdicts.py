@@ -70,6 +70,13 @@ class Facts:
     progress_at: float | None = None
     """When the start was last seen to get on (initialisation, recovery, base backup)."""
     probe: Probe | None = None
+    """The postmaster's last answer to a new connection."""
+    query: Probe | None = None
+    """The last answer over the connection that is kept."""
+    stream: Probe | None = None
+    """Whether a standby receives; a primary has nothing to receive."""
+    readiness: str = "accepting"
+    """The strategy: accepting, query, or streaming; each asks all that is asked before it."""
     lag: Lag | None = None
     maximum_lag_bytes: int | None = None
     period_seconds: float = 1.0
@@ -139,17 +146,59 @@ def _start_problem(facts: Facts) -> str:
 
 
 def _judge_postgres(facts: Facts) -> Check:
-    """Ask the phase before the last answer: that may be older than the end of the server."""
-    age = _age(facts, facts.probe.at) if facts.probe else None
+    """Ask the phase before the last answers: they may be older than the end of the server."""
+    asked = _asked(facts)
+    ages = [_age(facts, probe.at) if probe else None for probe in asked.values()]
+    # The verdict is as old as the oldest of what it is made of.
+    known = [age for age in ages if age is not None]
+    age = max(known) if len(known) == len(ages) else None
     if facts.phase is not Phase.RUNNING:
-        problem = f"postgres is {facts.phase}"
-    elif facts.probe is None or age is None:
-        problem = "postgres was not asked yet"
-    elif _is_stale(facts, age):
-        problem = f"the last answer is {age:.1f} s old"
-    else:
-        problem = "" if facts.probe.accepting else facts.probe.reason or "postgres does not accept"
-    return _check(CheckName.POSTGRES, problem, age)
+        return _check(CheckName.POSTGRES, f"postgres is {facts.phase}", age)
+    problems = (_probe_problem(facts, what, probe) for what, probe in asked.items())
+    return _check(CheckName.POSTGRES, next(filter(None, problems), ""), age)
+
+
+def _asked(facts: Facts) -> Mapping[str, Probe | None]:
+    """Return what counts by the strategy, and how it is called."""
+    asked = {"answer": facts.probe}
+    if facts.readiness != "accepting":
+        asked["answer to a query"] = facts.query
+    if facts.readiness == "streaming":
+        asked["look at the WAL receiver"] = facts.stream
+    return asked
+
+
+def _probe_problem(facts: Facts, what: str, probe: Probe | None) -> str:
+    age = _age(facts, probe.at) if probe else None
+    if probe is None or age is None:
+        return "postgres was not asked yet" if what == "answer" else f"there is no {what} yet"
+    if _is_stale(facts, age):
+        return f"the last {what} is {age:.1f} s old"
+    return "" if probe.accepting else probe.reason or "postgres does not accept"
+
+
+def stream_problem(
+    status: str | None, silent_seconds: float | None, timeout_seconds: float, patience: float
+) -> str:
+    """Return why a standby does not receive; empty where it does.
+
+    An idle primary may say nothing for long. A WAL receiver asks it for an answer after half of
+    ``wal_receiver_timeout``: a silence that is longer by *patience* is a primary that hangs.
+
+    Args:
+        status: of ``pg_stat_wal_receiver``; None where there is no WAL receiver.
+        silent_seconds: since its last message.
+        timeout_seconds: ``wal_receiver_timeout``; 0 for none: then no silence is too long.
+        patience: how late an answer may be.
+    """
+    if status is None:
+        return "there is no WAL receiver"
+    if status != "streaming":
+        return f"the WAL receiver is {status}"
+    limit = timeout_seconds / 2 + patience
+    if silent_seconds is not None and timeout_seconds > 0 and silent_seconds > limit:
+        return f"the primary has been silent for {silent_seconds:.1f} s"
+    return ""
 
 
 def _judge_lag(facts: Facts) -> Check:

@@ -272,6 +272,7 @@ def test_the_client_loads_nothing_of_the_server() -> None:
     ours = {name for name in modules if name.startswith("instance_manager.api")}
     documents = {
         "instance_manager.api.configuration_models",
+        "instance_manager.api.event_stream",
         "instance_manager.api.models",
         "instance_manager.api.update_models",
     }

@@ -195,3 +195,60 @@ def test_a_verdict_fails_with_any_of_its_checks() -> None:
 
     assert not verdict.ok
     assert [check.ok for check in verdict.checks] == [True, True, False]
+
+
+QUERIED = replace(
+    HEALTHY,
+    readiness="query",
+    query=Probe(accepting=True, reason="", at=NOW - 1),
+    stream=Probe(accepting=True, reason="", at=NOW - 2),
+)
+
+
+@pytest.mark.parametrize("readiness", ["accepting", "query", "streaming"])
+@pytest.mark.parametrize("field", ["probe", "query", "stream"])
+@pytest.mark.parametrize(
+    "bad",
+    [None, Probe(accepting=False, reason="x", at=NOW), Probe(accepting=True, reason="", at=0)],
+)
+def test_each_strategy_counts_what_it_asks_and_no_more(
+    readiness: str, field: str, bad: Probe | None
+) -> None:
+    """What is missing, bad or too old is bad news, but only where it was asked for."""
+    asks = {"accepting": 1, "query": 2, "streaming": 3}[readiness]
+    counts = field in ("probe", "query", "stream")[:asks]
+    facts = replace(replace(QUERIED, readiness=readiness), **{field: bad})
+
+    assert ready_check(facts, CheckName.POSTGRES).ok is not counts
+
+
+def test_a_verdict_is_as_old_as_the_oldest_fact_behind_it() -> None:
+    """With each strategy it is another one."""
+    ages = {
+        readiness: ready_check(
+            replace(QUERIED, readiness=readiness), CheckName.POSTGRES
+        ).observed_seconds_ago
+        for readiness in ("accepting", "query", "streaming")
+    }
+
+    assert ages == {"accepting": 0.5, "query": 1.0, "streaming": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("status", "silent", "timeout", "problem"),
+    [
+        ("streaming", 0.1, 60, ""),
+        ("streaming", 32.9, 60, ""),
+        ("streaming", 33.1, 60, "the primary has been silent for 33.1 s"),
+        ("streaming", 3.6, 1, "the primary has been silent for 3.6 s"),
+        ("streaming", 1e6, 0, ""),
+        ("streaming", None, 60, ""),
+        ("waiting", 0.1, 60, "the WAL receiver is waiting"),
+        (None, None, 60, "there is no WAL receiver"),
+    ],
+)
+def test_a_standby_receives_while_its_primary_answers(
+    status: str | None, silent: float | None, timeout: float, problem: str
+) -> None:
+    """An idle primary may be silent for half of wal_receiver_timeout."""
+    assert verdicts.stream_problem(status, silent, timeout, patience=3) == problem
