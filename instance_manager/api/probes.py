@@ -7,6 +7,7 @@ Kubernetes documentation, "API health endpoints".
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler
 
+    from instance_manager.api.instance import Instance
     from instance_manager.health.verdicts import Check
 
 WITHHOLD_REASONS: Final[web.AppKey[bool]] = web.AppKey("withhold_reasons")
@@ -34,7 +36,14 @@ def probe(name: str, shown_as: str = "") -> Handler:
     judge = PROBES[name]
 
     async def handle(request: web.Request) -> web.Response:
+        began = perf_counter()
         instance = documents.instance_of(request)
+        try:
+            return answer(request, instance)
+        finally:
+            instance.measurements.probe_handlers.observe(name, perf_counter() - began)
+
+    def answer(request: web.Request, instance: Instance) -> web.Response:
         verdict = _select(judge(instance.facts()), request)
         excluded = frozenset(request.query.getall("exclude", []))
         failed = any(not check.ok and check.name not in excluded for check in verdict.checks)

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 BUCKET_BOUNDS_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 """From an import to an hour of recovery: the steps of a start differ by five orders."""
 
+HANDLER_BOUNDS_SECONDS: Final = (
+    *(0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001),
+    *(0.0025, 0.005, 0.01, 0.05, 0.25, 1),
+)
+"""A probe is answered from memory: what is seen above a millisecond is a busy host."""
+
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
 
@@ -98,6 +104,7 @@ class Measurements:
 
     def __init__(self) -> None:
         self.startup_steps = Durations()
+        self.probe_handlers = Durations(HANDLER_BOUNDS_SECONDS)
         self._probes: Counter[tuple[str, str]] = Counter()
 
     def count_probe(self, probe: str, ok: bool) -> None:
@@ -190,12 +197,14 @@ def _measured_metrics(measurements: Measurements) -> Iterator[Metric]:
     for (probe, result), count in sorted(measurements.probe_results().items()):
         probes.add_metric([probe, result], count)
     yield probes
-    steps = HistogramMetricFamily(
-        "instance_manager_startup_step_seconds", "Time of each step of a start.", labels=["step"]
-    )
-    for step, buckets, total in measurements.startup_steps.collect():
-        steps.add_metric([step], buckets, total)
-    yield steps
+    for name, label, text, durations in (
+        ("startup_step", "step", "Time of each step of a start.", measurements.startup_steps),
+        ("probe_handler", "probe", "Time to answer a probe.", measurements.probe_handlers),
+    ):
+        family = HistogramMetricFamily(f"instance_manager_{name}_seconds", text, labels=[label])
+        for value, buckets, total in durations.collect():
+            family.add_metric([value], buckets, total)
+        yield family
 
 
 def _postgres_metrics(facts: PostgresFacts) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -217,7 +218,8 @@ def test_each_strategy_counts_what_it_asks_and_no_more(
     """What is missing, bad or too old is bad news, but only where it was asked for."""
     asks = {"accepting": 1, "query": 2, "streaming": 3}[readiness]
     counts = field in ("probe", "query", "stream")[:asks]
-    facts = replace(replace(QUERIED, readiness=readiness), **{field: bad})
+    change: dict[str, Any] = {"readiness": readiness, field: bad}
+    facts = replace(QUERIED, **change)
 
     assert ready_check(facts, CheckName.POSTGRES).ok is not counts
 
