@@ -54,7 +54,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "restart.maximum": "How many restarts are allowed within the window.",
     "restart.window_seconds": "The window in which restarts are counted, in seconds.",
     "health.listen": "Address of the health listener; * is every address.",
-    "health.readiness": "Ready means: accepts connections, answers a query, or streams too.",
+    "health.readiness": "Ready means: accepts connections, answers a query, or a standby streams.",
     "health.maximum_lag_bytes": "A standby that is further behind is not ready.",
     "health.period_seconds": "Seconds between two looks at postgres.",
     "control.socket": "Path of the control API's unix socket.",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,18 @@ def reaped_in(metrics: str) -> int:
     return int(float(found[1]))
 
 
+class Section(Protocol):
+    """A table of its own."""
+
+    def document(self) -> dict[str, Any]:
+        """Return it for programs."""
+        ...
+
+    def text(self) -> str:
+        """Return it for people."""
+        ...
+
+
 @dataclass(frozen=True)
 class Report:
     """A whole run; *steps* are the steps of a start, in milliseconds."""
@@ -187,6 +199,7 @@ class Report:
     figures: tuple[Figure, ...]
     steps: dict[str, Series] = field(default_factory=dict[str, Series])
     storms: Storms | None = None
+    probes: Section | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the report for programs."""
@@ -195,6 +208,7 @@ class Report:
             "figures": [figure.document() for figure in self.figures],
             "startup_steps_ms": {name: _series(series) for name, series in self.steps.items()},
             "orphans": self.storms.document() if self.storms else None,
+            "probes": self.probes.document() if self.probes else None,
         }
 
     def text(self) -> str:
@@ -206,7 +220,7 @@ class Report:
                 self.host.text(),
                 render_table(HEADINGS, rows),
                 render_table(("step of a start", "ms"), steps),
-                *([self.storms.text()] if self.storms else []),
+                *(each.text() for each in (self.probes, self.storms) if each is not None),
             ]
         )
 

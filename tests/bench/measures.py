@@ -34,10 +34,31 @@ class Plan:
     """Of pgbench; each runs both kinds on both contestants."""
     load_seconds: int
     scale: int
+    probe_rounds: int
+    """Each asks all contestants for *probe_seconds*."""
+    probe_seconds: float
 
 
-FULL = Plan(starts=12, settle_seconds=10, idle_seconds=60, rounds=10, load_seconds=1, scale=10)
-QUICK = Plan(starts=2, settle_seconds=1, idle_seconds=2, rounds=1, load_seconds=1, scale=1)
+FULL = Plan(
+    starts=12,
+    settle_seconds=10,
+    idle_seconds=60,
+    rounds=10,
+    load_seconds=1,
+    scale=10,
+    probe_rounds=9,
+    probe_seconds=3,
+)
+QUICK = Plan(
+    starts=2,
+    settle_seconds=1,
+    idle_seconds=2,
+    rounds=1,
+    load_seconds=1,
+    scale=1,
+    probe_rounds=1,
+    probe_seconds=1,
+)
 
 
 def measure_starts(

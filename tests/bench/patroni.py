@@ -44,7 +44,7 @@ def running(python: Path, directory: Path, server: Demonstration) -> Iterator[in
         "name": "one",
         "restapi": {"listen": f"127.0.0.1:{api}", "connect_address": f"127.0.0.1:{api}"},
         "raft": {"data_dir": str(directory / "raft"), "self_addr": f"127.0.0.1:{raft}"},
-        "bootstrap": {"initdb": [{"encoding": "UTF8"}, "no-sync"]},
+        "bootstrap": {"dcs": {"ttl": 30}, "initdb": [{"encoding": "UTF8"}, "no-sync"]},
         "postgresql": {
             "listen": f"127.0.0.1:{port}",
             "connect_address": f"127.0.0.1:{port}",

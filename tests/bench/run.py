@@ -24,6 +24,8 @@ from tests.bench.figures import Report, Storms
 from tests.bench.measures import FULL, QUICK, Plan, measure_idle, measure_load, measure_starts
 from tests.bench.orphans import measure_orphans
 from tests.bench.preflights import measure_preflights
+from tests.bench.probe_figures import Probing
+from tests.bench.probing import measure_probing
 
 
 def main() -> int:
@@ -31,7 +33,8 @@ def main() -> int:
     options = _options()
     # As an exception, so that whatever runs by then is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    report = orphans() if options.orphans else measure(QUICK if options.quick else FULL)
+    plan = QUICK if options.quick else FULL
+    report = orphans() if options.orphans else probing(plan) if options.probes else measure(plan)
     if options.output == "json":
         sys.stdout.write(json.dumps(report.document(), indent=2) + "\n")
     else:
@@ -43,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the manager beside bare postgres.")
     parser.add_argument("--quick", action="store_true", help="a short run: no figures to quote")
     parser.add_argument("--orphans", action="store_true", help="only the storm of orphans")
+    parser.add_argument("--probes", action="store_true", help="only the answers to probes")
     parser.add_argument("--output", choices=("text", "json"), default="text")
     return parser.parse_args()
 
@@ -63,9 +67,10 @@ def measure(plan: Plan) -> Report:
         figures += measure_idle(volumes, plain, plan)
         figures += measure_load(volumes, plan)
         figures += measure_preflights(server, plan.starts)
+        probes = _probing(volumes, directory, plan)
         storms = measure_orphans(_owned(directory / "orphans"), server)
     now = replace(machine, load_after=os.getloadavg()[0])
-    return Report(now, tuple(figures), steps, storms)
+    return Report(now, tuple(figures), steps, storms, probes)
 
 
 def orphans() -> Storms:
@@ -73,6 +78,20 @@ def orphans() -> Storms:
     with _workspace() as directory:
         server = lay_out(directory / "server")
         return measure_orphans(_owned(directory / "orphans"), server)
+
+
+def probing(plan: Plan) -> Probing:
+    """Measure the answers to probes alone."""
+    command = program.install()
+    with _workspace() as directory:
+        site = _site(directory / "site", lay_out(directory / "server"), command)
+        site.initialize()
+        return _probing(site, directory, plan)
+
+
+def _probing(site: Site, directory: Path, plan: Plan) -> Probing:
+    elsewhere = _owned(directory / "patroni")
+    return measure_probing(site, elsewhere, plan.probe_rounds, plan.probe_seconds)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 from instance_manager.supervision.states import Phase
 
 if TYPE_CHECKING:
-    from tests.integration.api.conftest import Serving
+    from tests.integration.api.conftest import Served, Serving
 
 
 @pytest.mark.parametrize("path", ["/livez", "/healthz", "/startupz", "/readyz"])
@@ -179,3 +180,111 @@ async def test_metrics_come_in_the_form_that_is_asked_for(
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith(content_type)
     assert b'instance_manager_phase{phase="running"} 1.0' in answer.body
+
+
+PLAIN = ["/livez", "/healthz", "/startupz", "/readyz", "/readyz?verbose", "/livez?verbose"]
+
+
+async def both_ways(served: Served, request: bytes) -> tuple[bytes, bytes]:
+    """Return the answer to a plain request, and to the same one that is not plain."""
+    plain = await served.raw(request + b"\r\n", port=served.health_port)
+    stack = await served.raw(request + b"Content-Length: 0\r\n\r\n", port=served.health_port)
+    return plain, stack
+
+
+@pytest.mark.parametrize("path", PLAIN)
+@pytest.mark.parametrize("ready", [True, False])
+async def test_the_short_way_answers_as_the_long_one(
+    serving: Serving, path: str, ready: bool
+) -> None:
+    """Byte by byte, but for the second in which it was."""
+    async with serving() as served:
+        served.instance.ready = ready
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
+        for _ in range(5):
+            plain, stack = await both_ways(served, request)
+            if plain == stack:
+                break
+        counted = dict(served.instance.measurements.probe_results())
+
+    assert plain == stack
+    assert sum(counted.values()) >= 2
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        b"GET /nothing HTTP/1.1\r\nHost: x\r\n",
+        b"GET /readyz/etcd HTTP/1.1\r\nHost: x\r\n",
+        b"GET /readyz?exclude=postgres HTTP/1.1\r\nHost: x\r\n",
+        b"GET /readyz HTTP/1.1\r\nHost: x\r\nAccept: text/html, application/json\r\n",
+        b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n",
+        b"POST /readyz HTTP/1.1\r\nHost: x\r\n",
+        b"GET /readyz HTTP/1.0\r\nHost: x\r\n",
+        b"GET /readyz HTTP/1.1\r\nHost: x\r\nbad header\r\n",
+        b"GET /readyz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 3000 + b"\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n",
+    ],
+)
+async def test_what_is_not_plain_is_answered_by_the_stack(
+    serving: Serving, request_text: bytes
+) -> None:
+    """In one piece, or byte by byte: the short way takes nothing from it."""
+    async with serving() as served:
+        whole = await served.raw(
+            request_text + b"Connection: close\r\n\r\n", port=served.health_port
+        )
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.health_port)
+            for start in range(0, len(request_text), 100):
+                writer.write(request_text[start : start + 100])
+                await asyncio.sleep(0)
+            writer.write(b"Connection: close\r\n\r\n")
+            pieces = await reader.read()
+            writer.close()
+
+    # The status, and the body where there is one.
+    assert whole.split(b"\r\n")[0] == pieces.split(b"\r\n")[0]
+    assert whole.partition(b"\r\n\r\n")[2] == pieces.partition(b"\r\n\r\n")[2]
+    assert whole.startswith(b"HTTP/1.")
+
+
+async def test_plain_requests_are_answered_on_one_connection_and_then_others(
+    serving: Serving,
+) -> None:
+    """A connection that is kept may ask for anything next."""
+    async with serving() as served, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.health_port)
+        for path in (b"/readyz", b"/livez", b"/readyz/lag", b"/metrics"):
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert len(await reader.readexactly(length)) == length
+        writer.close()
+
+
+async def test_connections_that_say_nothing_are_closed_with_the_listener(
+    serving: Serving,
+) -> None:
+    """Before a request and after one; the end of serving waits for none of them."""
+    async with serving() as served, asyncio.timeout(10):
+        silent, silent_writer = await asyncio.open_connection("127.0.0.1", served.health_port)
+        kept, kept_writer = await asyncio.open_connection("127.0.0.1", served.health_port)
+        kept_writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await kept.readuntil(b"ok\n")
+    async with asyncio.timeout(10):
+        assert await silent.read() == b""
+        assert await kept.read() == b""
+    silent_writer.close()
+    kept_writer.close()
+
+
+async def test_the_time_of_the_handler_is_measured(serving: Serving) -> None:
+    """On both ways, by probe."""
+    async with serving() as served:
+        for request in ("/readyz", "/readyz?exclude=lag"):
+            await served.ask("GET", request, port=served.health_port)
+        answer = await served.ask("GET", "/metrics", port=served.health_port)
+
+    assert b'instance_manager_probe_handler_seconds_count{probe="readyz"} 2.0' in answer.body

@@ -1,0 +1,168 @@
+"""The shortest way to a probe: plain requests on the health listener, answered without the stack.
+
+Probes are asked when the host is busiest, and an answer that is late counts as a bad one. So a
+connection first gets this small protocol. A whole request for a probe, as the kubelet and load
+balancers send it, is answered here, byte by byte as the stack behind would. With anything else,
+and after a moment of silence, the connection is handed over to that stack, with what was read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from email.utils import formatdate
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Final, cast
+
+from instance_manager.api.probes import describe
+from instance_manager.health.verdicts import PROBES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from instance_manager.api.instance import Instance
+
+_NAMES: Final = {
+    b"/livez": ("livez", "livez"),
+    b"/healthz": ("livez", "healthz"),
+    b"/startupz": ("startupz", "startupz"),
+    b"/readyz": ("readyz", "readyz"),
+}
+"""The probe behind each path, and what it calls itself."""
+
+_LONGEST_BYTES: Final = 2048
+_REQUEST: Final = re.compile(
+    rb"GET (/[a-z]+)(\?verbose)? HTTP/1\.1\r\n"
+    rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n){1,24})\r\n"
+)
+_NOT_PLAIN: Final = re.compile(
+    rb"^(?:content-length|transfer-encoding|expect|upgrade):|^accept:.*json|^connection:.*,",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Headers that change what is answered, or what follows: the stack behind knows what they mean."""
+_CLOSE: Final = re.compile(rb"^connection:[\t ]*close[\t ]*\r$", re.IGNORECASE | re.MULTILINE)
+
+_CLOSING: Final = "Connection: close\r\n"
+
+_SILENCE_SECONDS: Final = 1.0
+"""Who says nothing for so long is left to the limits of the stack behind."""
+_UNREAD_BYTES: Final = 1 << 16
+
+
+class Front:
+    """The small protocols of one listener; *behind* makes what they hand over to."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        behind: Callable[[], asyncio.Protocol],
+        headers: Mapping[str, str],
+        keepalive_seconds: float,
+    ) -> None:
+        self.behind = behind
+        self.keepalive_seconds = keepalive_seconds
+        self.open: set[ProbeConnection] = set()
+        self._instance = instance
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._date = (0, "")
+
+    def connection(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        return ProbeConnection(self)
+
+    def close(self) -> None:
+        """Close the connections that were not handed over."""
+        for connection in tuple(self.open):
+            connection.close()
+
+    def answer(self, request: bytes) -> tuple[bytes, bool] | None:
+        """Return the answer and whether the connection is kept; None for what is not plain."""
+        began = perf_counter()
+        found = _REQUEST.fullmatch(request) if len(request) <= _LONGEST_BYTES else None
+        names = _NAMES.get(found[1]) if found else None
+        if found is None or names is None or _NOT_PLAIN.search(found[3]):
+            return None
+        name, shown_as = names
+        verdict = PROBES[name](self._instance.facts())
+        body = "ok\n"
+        if found[2] or not verdict.ok:
+            body = describe(shown_as, verdict, (), withhold=True)
+        is_kept = not _CLOSE.search(found[3])
+        answer = (
+            f"HTTP/1.1 {'200 OK' if verdict.ok else '503 Service Unavailable'}\r\n"
+            f"Content-Type: text/plain; charset=utf-8\r\n{self._headers}"
+            f"Content-Length: {len(body)}\r\nDate: {self._now()}\r\n"
+            f"{'' if is_kept else _CLOSING}\r\n{body}"
+        ).encode()
+        measurements = self._instance.measurements
+        measurements.count_probe(name, verdict.ok)
+        measurements.probe_handlers.observe(name, perf_counter() - began)
+        return answer, is_kept
+
+    def _now(self) -> str:
+        second = int(time())
+        if self._date[0] != second:
+            self._date = second, formatdate(second, usegmt=True)
+        return self._date[1]
+
+
+class ProbeConnection(asyncio.Protocol):
+    """One connection, until it says something that is no plain request for a probe."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait a moment for a request."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._front.open.add(self)
+        self._wait(_SILENCE_SECONDS, self._hand_over)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer, or hand over."""
+        answer = self._front.answer(data)
+        if answer is None:
+            self._hand_over(data)
+            return
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(answer[0])
+        if not answer[1] or transport.get_write_buffer_size() > _UNREAD_BYTES:
+            self.close()
+        else:
+            self._wait(self._front.keepalive_seconds, self.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        del exc
+        self._leave()
+
+    def close(self) -> None:
+        """Close the connection once all is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, then)
+
+    def _hand_over(self, data: bytes = b"") -> None:
+        transport = self._transport
+        self._leave()
+        if transport is None or transport.is_closing():
+            return
+        behind = self._front.behind()
+        transport.set_protocol(behind)
+        behind.connection_made(transport)
+        if data:
+            behind.data_received(data)
+
+    def _leave(self) -> None:
+        self._front.open.discard(self)
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
