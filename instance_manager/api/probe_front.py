@@ -2,7 +2,7 @@
 
 Probes are asked when the host is busiest, and an answer that is late counts as a bad one. So a
 connection first gets this small protocol. A whole request for a probe, as the kubelet and load
-balancers send it, is answered here, byte by byte as the stack behind would. With anything else,
+balancers send it, is answered here, as the stack behind would answer it. With anything else,
 and after a moment of silence, the connection is handed over to that stack, with what was read.
 """
 

@@ -47,7 +47,7 @@ FULL = Plan(
     load_seconds=1,
     scale=10,
     probe_rounds=9,
-    probe_seconds=3,
+    probe_seconds=2,
 )
 QUICK = Plan(
     starts=2,

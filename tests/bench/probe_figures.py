@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
-from tests.bench.figures import render_table
+from tests.bench.figures import Series, render_table
 
 MILLISECONDS = 1000.0
 _AIM_SECONDS = 0.001
@@ -15,20 +15,25 @@ _AIM_SECONDS = 0.001
 
 @dataclass(frozen=True)
 class Answers:
-    """How long the answers of one contestant took, in milliseconds."""
+    """How long the answers of one contestant took in each round, in milliseconds."""
 
     number: int
     failed: int
-    median: float
-    percentile_99: float
+    medians: tuple[float, ...]
+    percentiles_99: tuple[float, ...]
 
     @classmethod
-    def of(cls, seconds: Sequence[float | None]) -> Answers:
+    def of(cls, rounds: Sequence[Sequence[float | None]]) -> Answers:
         """Return the figures; None is an answer that was bad, or did not come in time."""
-        good = [each * MILLISECONDS for each in seconds if each is not None]
-        assert len(good) > 1, "there are too few answers"
-        cuts = quantiles(good, n=100, method="inclusive")
-        return cls(len(seconds), len(seconds) - len(good), cuts[49], cuts[98])
+        number = sum(map(len, rounds))
+        good = [[each * MILLISECONDS for each in one if each is not None] for one in rounds]
+        cuts = [quantiles(one, n=100, method="inclusive") for one in good]
+        return cls(
+            number,
+            number - sum(map(len, good)),
+            tuple(each[49] for each in cuts),
+            tuple(each[98] for each in cuts),
+        )
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,10 @@ class Probing:
             [
                 name,
                 f"{one.number} ({one.failed} failed)" if one.failed else str(one.number),
-                f"{one.median:.2f}",
-                f"{one.percentile_99:.2f}",
-                f"{one.median / bare.median:.2f}",
-                f"{one.percentile_99 / bare.percentile_99:.2f}",
+                Series(one.medians).text(2),
+                Series(one.percentiles_99).text(1),
+                _ratio(one.medians, bare.medians),
+                _ratio(one.percentiles_99, bare.percentiles_99),
             ]
             for name, one in self.answers.items()
         ]
@@ -102,3 +107,8 @@ class Probing:
             f" {self.handler.mean_ms:.3f} ms in the mean, and at most 1 ms in"
             f" {self.handler.share_in_time:.2%} of {self.handler.number} answers.{missing}"
         )
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Return the median of the rounds' ratios: a round that was disturbed must not count."""
+    return f"{median(one / other for one, other in zip(ours, theirs, strict=True)):.2f}"

@@ -34,7 +34,7 @@ def measure_probing(
     site: Site, elsewhere: Path, rounds: int, seconds: float, *, rate: float = RATE
 ) -> Probing:
     """Ask all by turns, while pgbench keeps the site's server, and so the host, busy."""
-    took: dict[str, list[float | None]] = defaultdict(list)
+    took: dict[str, list[list[float | None]]] = defaultdict(list)
     with ExitStack() as stack:
         stack.enter_context(site.managed())
         until_select(site, OWNER, DATABASE)
@@ -51,10 +51,10 @@ def measure_probing(
         before = _handler(site)
         for turn in range(rounds):
             for name in _rotated(list(ports), turn):
-                took[name] += _ask(*ports[name], rate, seconds)
+                took[name].append(_ask(*ports[name], rate, seconds))
             with _asked(*ports["manager"], rate):
                 # So that it is forked on a host that is as busy.
-                took["pg_isready"] += _fork(site, seconds)
+                took["pg_isready"].append(_fork(site, seconds))
         handler = _handler(site).since(before)
     return Probing(rate, {name: Answers.of(values) for name, values in took.items()}, handler)
 
