@@ -205,10 +205,9 @@ async def test_the_short_way_answers_as_the_long_one(
     async with serving() as served:
         served.instance.ready = ready
         request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
-        for _ in range(5):
+        plain, stack = await both_ways(served, request)
+        if plain != stack:  # the second has changed in between
             plain, stack = await both_ways(served, request)
-            if plain == stack:
-                break
         counted = dict(served.instance.measurements.probe_results())
 
     assert plain == stack
