@@ -1,7 +1,8 @@
 """The shortest way to a probe: plain requests on the health listener, answered without the stack.
 
 Probes are asked when the host is busiest, and an answer that is late counts as a bad one. So a
-connection first gets this small protocol. A whole request for a probe, as the kubelet and load
+connection that has sent its request already is answered in the same turn of the loop in which it is
+accepted; any other one gets a small protocol. A whole request for a probe, as the kubelet and load
 balancers send it, is answered here, as the stack behind would answer it. With anything else,
 and after a moment of silence, the connection is handed over to that stack, with what was read.
 """
@@ -9,16 +10,20 @@ and after a moment of silence, the connection is handed over to that stack, with
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+from contextlib import contextmanager
 from email.utils import formatdate
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Final, cast
 
 from instance_manager.api.probes import describe
 from instance_manager.health.verdicts import PROBES
+from instance_manager.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import socket
+    from collections.abc import Callable, Generator, Mapping
 
     from instance_manager.api.instance import Instance
 
@@ -47,6 +52,11 @@ _CLOSING: Final = "Connection: close\r\n"
 _SILENCE_SECONDS: Final = 1.0
 """Who says nothing for so long is left to the limits of the stack behind."""
 _UNREAD_BYTES: Final = 1 << 16
+_ACCEPTED_AT_ONCE: Final = 64
+"""Then the loop has its turn: the heartbeat must not wait for a flood."""
+_PAUSE_SECONDS: Final = 1.0
+
+_log: Final = get_logger("instance_manager.api")
 
 
 class Front:
@@ -64,15 +74,82 @@ class Front:
         self.open: set[ProbeConnection] = set()
         self._instance = instance
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.is_closed = False
         self._date = (0, "")
+        self._adopting: set[asyncio.Task[None]] = set()
 
-    def connection(self) -> asyncio.Protocol:
-        """Return the protocol of a new connection."""
-        return ProbeConnection(self)
+    @contextmanager
+    def listening(self, listener: socket.socket) -> Generator[None]:
+        """Take the connections of *listener* while the context lasts, and close it then.
 
-    def close(self) -> None:
-        """Close the connections that were not handed over."""
-        for connection in tuple(self.open):
+        Those that were not handed over are closed with it.
+        """
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        loop.add_reader(listener, self._accept, listener)
+        try:
+            yield
+        finally:
+            loop.remove_reader(listener)
+            listener.close()
+            self.is_closed = True
+            for connection in tuple(self.open):
+                connection.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take who waits. On a busy host the request is there by then, and one turn answers it."""
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                connection = listener.accept()[0]
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # No descriptor is free, most likely: it waits in the kernel's queue.
+                _log.warning("cannot accept a connection", error=str(error))
+                self._pause(listener)
+                return
+            connection.setblocking(False)
+            self._take(connection)
+
+    def _pause(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+
+        def go_on() -> None:
+            if listener.fileno() >= 0:
+                loop.add_reader(listener, self._accept, listener)
+
+        loop.call_later(_PAUSE_SECONDS, go_on)
+
+    def _take(self, connection: socket.socket) -> None:
+        """Answer what is there already; adopt the connection where there is more to it."""
+        try:
+            data = connection.recv(_LONGEST_BYTES)
+        except BlockingIOError:
+            self._adopt(connection, b"")
+            return
+        except OSError:
+            data = b""
+        answer = self.answer(data) if is_last(data) else None
+        if data and answer is None:
+            self._adopt(connection, data)
+            return
+        if answer is not None:
+            with contextlib.suppress(OSError):
+                # A new connection's buffer is empty: all of it fits.
+                connection.send(answer[0])
+        connection.close()
+
+    def _adopt(self, connection: socket.socket, first: bytes) -> None:
+        task = asyncio.get_running_loop().create_task(self._adopted(connection, first))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def _adopted(self, connection: socket.socket, first: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(lambda: ProbeConnection(self, first), connection)
+        except OSError:
             connection.close()
 
     def answer(self, request: bytes) -> tuple[bytes, bool] | None:
@@ -87,7 +164,7 @@ class Front:
         body = "ok\n"
         if found[2] or not verdict.ok:
             body = describe(shown_as, verdict, (), withhold=True)
-        is_kept = not _CLOSE.search(found[3])
+        is_kept = not is_last(found[3])
         answer = (
             f"HTTP/1.1 {'200 OK' if verdict.ok else '503 Service Unavailable'}\r\n"
             f"Content-Type: text/plain; charset=utf-8\r\n{self._headers}"
@@ -106,19 +183,30 @@ class Front:
         return self._date[1]
 
 
+def is_last(request: bytes) -> bool:
+    """Return whether the connection is to be closed after the answer."""
+    return _CLOSE.search(request) is not None
+
+
 class ProbeConnection(asyncio.Protocol):
     """One connection, until it says something that is no plain request for a probe."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, first: bytes) -> None:
         self._front = front
+        self._first = first
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait a moment for a request."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._front.is_closed:
+            self.close()
+            return
         self._front.open.add(self)
         self._wait(_SILENCE_SECONDS, self._hand_over)
+        if self._first:
+            self.data_received(self._first)
 
     def data_received(self, data: bytes) -> None:
         """Answer, or hand over."""

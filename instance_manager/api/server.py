@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 
 from instance_manager.api import documents, following, problems
 from instance_manager.api.authentication import OpenGate, SocketGate, TcpGate, authenticate
+from instance_manager.api.probe_front import Front
 from instance_manager.api.probes import WITHHOLD_REASONS
 from instance_manager.api.problems import RequestCode
 from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES, add_routes
@@ -130,7 +131,18 @@ async def _listening(
     await runner.setup()
     try:
         connections = cast("web.Server", runner.server)  # setup() has made it
-        accepting = _Accepting(lambda: Connection(connections, loop=loop), listener, tls)
+
+        def connect() -> asyncio.Protocol:
+            return Connection(connections, loop=loop)
+
+        if application[WITHHOLD_REASONS]:
+            # Only there needs nobody to be asked who he is.
+            front = Front(application[documents.INSTANCE], connect, _HEADERS, KEEPALIVE_SECONDS)
+            listener.listen(BACKLOG)
+            with front.listening(listener):
+                yield
+            return
+        accepting = _Accepting(connect, listener, tls)
         async with accepting.while_open():
             yield
     finally:
