@@ -1,7 +1,7 @@
 """The shortest way to a probe: plain requests on the health listener, answered without the stack.
 
 Probes are asked when the host is busiest, and an answer that is late counts as a bad one. So a
-connection that has sent its request already is answered in the same turn of the loop in which it is
+connection that has sent its request already is answered in the turn of the loop in which it is
 accepted; any other one gets a small protocol. A whole request for a probe, as the kubelet and load
 balancers send it, is answered here, as the stack behind would answer it. With anything else,
 and after a moment of silence, the connection is handed over to that stack, with what was read.

@@ -23,8 +23,6 @@ PERIOD_SECONDS = 0.3
 STEADY_SECONDS = 4 * PERIOD_SECONDS
 """Longer than what was seen before may count."""
 
-pytestmark = pytest.mark.fault
-
 
 def ready(manager: Manager, path: str = "readyz") -> bool:
     """Return whether the instance says that it is ready; it says that it lives, in any case."""
