@@ -33,15 +33,41 @@ from instance_manager.api.models import (
     Items,
     Operation,
     ProbeReport,
-    Problem,
     StartRequest,
     Status,
     StopRequest,
     StreamNotice,
 )
 from instance_manager.api.update_models import Rehearsal, UpdateRequest
+from instance_manager.client_errors import (
+    AnswerError as AnswerError,
+)
+from instance_manager.client_errors import (
+    ClientError as ClientError,
+)
+from instance_manager.client_errors import (
+    InvalidRequestError as InvalidRequestError,
+)
+from instance_manager.client_errors import (
+    NotFoundError as NotFoundError,
+)
+from instance_manager.client_errors import (
+    OperationConflictError as OperationConflictError,
+)
+from instance_manager.client_errors import (
+    RefusedError as RefusedError,
+)
+from instance_manager.client_errors import (
+    StaleTagError as StaleTagError,
+)
+from instance_manager.client_errors import (
+    UnreachableError as UnreachableError,
+)
+from instance_manager.client_errors import (
+    error_of,
+)
 from instance_manager.databases.models import DatabaseExtensions, Databases
-from instance_manager.errors import Exit, InstanceManagerError
+from instance_manager.errors import InstanceManagerError
 from instance_manager.event_follower import SILENCE_SECONDS, follow
 from instance_manager.extensions.models import ExtensionsReport, Volume
 
@@ -67,58 +93,6 @@ _SERVER_ERROR: Final = 500
 _KEY_HEADER: Final = "Idempotency-Key"
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
-
-
-class ClientError(InstanceManagerError):
-    """A call of the API did not succeed."""
-
-
-class UnreachableError(ClientError):
-    """Nobody answered, not in time, or not as this API does."""
-
-
-class AnswerError(ClientError):
-    """The server answered with a problem; programs match ``problem.code``."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.detail, hint=problem.hint or "", problem=problem.code)
-        self.problem = problem
-
-
-class RefusedError(AnswerError):
-    """The credential is missing or wrong, or does not allow this (401, 403)."""
-
-
-class NotFoundError(AnswerError):
-    """What was asked for does not exist (404)."""
-
-
-class OperationConflictError(AnswerError):
-    """The state of the instance does not allow it now (409)."""
-
-    exit_code = Exit.CONFLICT
-
-
-class StaleTagError(AnswerError):
-    """What is to be changed was changed since it was read (412)."""
-
-    exit_code = Exit.CONFLICT
-
-
-class InvalidRequestError(AnswerError):
-    """The request does not fit; ``problem.errors`` says where (422)."""
-
-    exit_code = Exit.USAGE
-
-
-_ERRORS: Final[dict[int, type[AnswerError]]] = {
-    401: RefusedError,
-    403: RefusedError,
-    404: NotFoundError,
-    409: OperationConflictError,
-    412: StaleTagError,
-    422: InvalidRequestError,
-}
 
 
 class Client:
@@ -437,7 +411,7 @@ class Client:
                 allow_redirects=False,
             ) as response:
                 if response.status not in _OK:
-                    raise _error_of(response.status, await response.read(), self._target)
+                    raise error_of(response.status, await response.read(), self._target)
                 async for piece in response.content.iter_any():
                     for message in parser.feed(piece):
                         yield message
@@ -503,7 +477,7 @@ class Client:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._unreachable(error) from error
         if response.status not in ok:
-            raise _error_of(response.status, content, self._target)
+            raise error_of(response.status, content, self._target)
         return content, response.headers
 
 
@@ -546,11 +520,3 @@ def _parsed(content: bytes, model: type[DocumentT]) -> DocumentT:
             f"cannot read the answer as {model.__name__}: {error.error_count()} problems",
             hint="is this the control API of an instance manager of a fitting version?",
         ) from error
-
-
-def _error_of(status: int, content: bytes, target: str) -> ClientError:
-    try:
-        problem = Problem.model_validate_json(content)
-    except ValidationError:
-        return UnreachableError(f"cannot read the answer of {target!r}: HTTP status {status}")
-    return _ERRORS.get(status, AnswerError)(problem)
