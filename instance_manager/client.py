@@ -40,34 +40,17 @@ from instance_manager.api.models import (
 )
 from instance_manager.api.update_models import Rehearsal, UpdateRequest
 from instance_manager.client_errors import (
-    AnswerError as AnswerError,
-)
-from instance_manager.client_errors import (
-    ClientError as ClientError,
-)
-from instance_manager.client_errors import (
-    InvalidRequestError as InvalidRequestError,
-)
-from instance_manager.client_errors import (
-    NotFoundError as NotFoundError,
-)
-from instance_manager.client_errors import (
-    OperationConflictError as OperationConflictError,
-)
-from instance_manager.client_errors import (
-    RefusedError as RefusedError,
-)
-from instance_manager.client_errors import (
-    StaleTagError as StaleTagError,
-)
-from instance_manager.client_errors import (
-    UnreachableError as UnreachableError,
-)
-from instance_manager.client_errors import (
+    AnswerError,
+    ClientError,
+    InvalidRequestError,
+    NotFoundError,
+    OperationConflictError,
+    RefusedError,
+    StaleTagError,
+    UnreachableError,
     error_of,
 )
 from instance_manager.databases.models import DatabaseExtensions, Databases
-from instance_manager.errors import InstanceManagerError
 from instance_manager.event_follower import SILENCE_SECONDS, follow
 from instance_manager.extensions.models import ExtensionsReport, Volume
 
@@ -76,7 +59,21 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from instance_manager.errors import InstanceManagerError
     from instance_manager.supervision.shutdown import StopMode
+
+__all__ = [
+    "AnswerError",
+    "Client",
+    "ClientError",
+    "InvalidRequestError",
+    "NotFoundError",
+    "OperationConflictError",
+    "RefusedError",
+    "StaleTagError",
+    "UnreachableError",
+    "client_context",
+]
 
 TIMEOUT_SECONDS: Final = 10.0
 """For an answer that needs no waiting; what the server is asked to wait comes on top."""
