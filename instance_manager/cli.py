@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import importlib
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,12 @@ _EXAMPLES = {
     "extension": """examples:
   instance-manager extension inspect ./pgvector
   instance-manager extension inspect --help""",
+    "config": """examples:
+  instance-manager config show
+  instance-manager config show --output json | jq '.items[] | select(.source != "default")'
+  instance-manager config schema > schema.json""",
+    "openapi": """examples:
+  instance-manager openapi > openapi.json""",
     "inspect": """examples:
   instance-manager extension inspect /extensions/*
   instance-manager extension inspect ./build/pgvector --postgres-major 18 --machine arm64
@@ -112,7 +119,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
     try:
-        options = _parser(with_extension="extension" in arguments).parse_args(arguments)
+        options = _parser(arguments).parse_args(arguments)
     except SystemExit as end:
         # After a help text, or a usage error that was told.
         return int(end.code or 0)
@@ -133,36 +140,15 @@ def _report_settings(error: SettingsError) -> None:
 
 
 def _dispatch(options: argparse.Namespace) -> int:
-    match options.command:
-        case "run":
-            from instance_manager.commands import run
-
-            return run.run(options)
-        case "check":
-            from instance_manager.commands import check
-
-            return check.run(options)
-        case "compose":
-            from instance_manager.commands import compose
-
-            return compose.run(options)
-        case "extension":
-            from instance_manager.commands import extension
-
-            return extension.run(options)
-        case "status" | "events":
-            from instance_manager.commands import events, status
-
-            return events.run(options) if options.command == "events" else status.run(options)
-        case command if command in _LIFECYCLE:
-            from instance_manager.commands import lifecycle
-
-            return lifecycle.run(options)
-        case command:
-            raise UsageError(f"there is no command {command!r}")
+    name = "lifecycle" if options.command in _LIFECYCLE else options.command
+    # Each command's module has its name, and is imported when it is asked for.
+    module = importlib.import_module(f"instance_manager.commands.{name}")
+    code: int = module.run(options)
+    return code
 
 
-def _parser(*, with_extension: bool) -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser; what has commands of its own is whole only where it is asked for."""
     parser = argparse.ArgumentParser(
         prog="instance-manager",
         description="PID 1 of an immutable PostgreSQL container, and the tools around it.",
@@ -173,10 +159,12 @@ def _parser(*, with_extension: bool) -> argparse.ArgumentParser:
     _add_run(commands)
     _add_check(commands)
     _add_compose(commands)
-    _add_extension(commands, is_whole=with_extension)
+    _add_extension(commands, is_whole="extension" in arguments)
     _add_status(commands)
     _add_events(commands)
     _add_lifecycle(commands)
+    _add_config(commands, is_whole="config" in arguments)
+    _add(commands, "openapi", "print the description of the API, an OpenAPI document")
     return parser
 
 
@@ -242,10 +230,30 @@ def _add_status(commands: Commands) -> None:
     command.add_argument("--output", choices=("text", "json"), default="text")
 
 
+<<<<<<< HEAD
 def _add_events(commands: Commands) -> None:
     command = _add(commands, "events", "show what happened to the instance, newest last")
     command.add_argument("--output", choices=("text", "json"), default="text")
     command.add_argument("--follow", action="store_true", help="go on with what happens")
+=======
+def _add_config(commands: Commands, *, is_whole: bool) -> None:
+    summary = "show the settings in force, or their schema"
+    group: argparse.ArgumentParser = commands.add_parser(
+        "config",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=_EXAMPLES["config"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if is_whole:
+        # The settings file has the name that the group would else have.
+        inner: Commands = group.add_subparsers(
+            dest="config_command", required=True, metavar="COMMAND"
+        )
+        show = _add(inner, "show", "print each setting in force, and where it comes from")
+        show.add_argument("--output", choices=("text", "json"), default="text")
+        _add(inner, "schema", "print the JSON Schema of the settings file")
+>>>>>>> 061c374 (Describe the API in an OpenAPI document)
 
 
 def _add_lifecycle(commands: Commands) -> None:

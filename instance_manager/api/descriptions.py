@@ -1,0 +1,216 @@
+"""What the OpenAPI document says of each route: a row for each row of the table of routes.
+
+A test fails where the two tables differ. Imported when the document is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from instance_manager.api.configuration_models import ConfigurationDocument, ConfigurationResult
+from instance_manager.api.models import (
+    EmptyRequest,
+    Event,
+    Items,
+    Operation,
+    ProbeReport,
+    StartRequest,
+    Status,
+    StopRequest,
+)
+from instance_manager.api.update_models import Rehearsal, UpdateRequest
+from instance_manager.databases.models import DatabaseExtensions, Databases
+from instance_manager.extensions.models import ExtensionsReport, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
+Model = type["BaseModel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a request, in its query or its headers."""
+
+    name: str
+    place: str
+    text: str
+    schema: Mapping[str, Any]
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is sent to a route, what comes back, and which problems it may have.
+
+    *answers* map a status to its document, or to None for plain text. *name* is that of the
+    client's method.
+    """
+
+    name: str
+    tag: str
+    summary: str
+    answers: Mapping[int, Model | None]
+    body: Model | None = None
+    parameters: tuple[Parameter, ...] = ()
+    problems: tuple[int, ...] = ()
+    headers: Mapping[str, str] | None = None
+    """Of the good answers."""
+
+
+_TEXT: Final = {"type": "string"}
+WAIT: Final = Parameter(
+    "Prefer",
+    "header",
+    "``wait=SECONDS``, at most 60: answer when it has finished, or when the time is up.",
+    {**_TEXT, "examples": ["wait=30"]},
+)
+IF_MATCH: Final = Parameter(
+    "If-Match",
+    "header",
+    "The tag of the document that is changed, in quotes, or ``*``. Not needed for a dry run.",
+    {**_TEXT, "examples": ['"2f7c8d"', "*"]},
+)
+DRY_RUN: Final = Parameter(
+    "dry_run",
+    "query",
+    "Only say what would change.",
+    {"type": "string", "enum": ["true", "false"], "default": "false"},
+)
+EXCLUDE: Final = Parameter(
+    "exclude", "query", "A check to leave out; may be repeated.", {"type": "array", "items": _TEXT}
+)
+VERBOSE: Final = Parameter("verbose", "query", "Tell each check, in the text.", _TEXT)
+_LOCATION: Final = {"Location": "Where the operation is found."}
+_BEGUN: Final = {200: Operation, 202: Operation}
+_REFUSED: Final = (409, 503)
+_PROBED: Final = {200: ProbeReport, 503: ProbeReport}
+
+
+def _probe(name: str, summary: str) -> Description:
+    return Description(name, "probes", summary, _PROBED, parameters=(EXCLUDE, VERBOSE))
+
+
+def _check(name: str, summary: str) -> Description:
+    return Description(
+        name, "probes", summary, _PROBED, parameters=(EXCLUDE, VERBOSE), problems=(404,)
+    )
+
+
+def _verb(name: str, summary: str, body: Model) -> Description:
+    return Description(
+        name, "postgres", summary, _BEGUN, body, (WAIT,), _REFUSED, headers=_LOCATION
+    )
+
+
+DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
+    ("GET", "/livez"): _probe("livez", "Whether the manager itself lives."),
+    ("GET", "/livez/{check}"): _check("livez_check", "One check of /livez."),
+    ("GET", "/healthz"): _probe("healthz", "An old name for /livez."),
+    ("GET", "/healthz/{check}"): _check("healthz_check", "One check of /healthz."),
+    ("GET", "/startupz"): _probe("startupz", "Whether the first start is over, or getting on."),
+    ("GET", "/startupz/{check}"): _check("startupz_check", "One check of /startupz."),
+    ("GET", "/readyz"): _probe("readyz", "Whether clients should be sent here."),
+    ("GET", "/readyz/{check}"): _check("readyz_check", "One check of /readyz."),
+    ("GET", "/metrics"): Description(
+        "metrics", "probes", "Metrics, as Prometheus text or OpenMetrics.", {200: None}
+    ),
+    ("GET", "/v1/status"): Description("status", "status", "The whole instance.", {200: Status}),
+    ("GET", "/v1/events"): Description(
+        "events", "status", "What happened to the instance, newest last.", {200: Items[Event]}
+    ),
+    ("GET", "/v1/extensions"): Description(
+        "extensions",
+        "extensions",
+        "What the volumes hold, and what is composed of them.",
+        {200: ExtensionsReport},
+    ),
+    ("GET", "/v1/extensions/{volume}"): Description(
+        "extension_volume", "extensions", "One volume.", {200: Volume}, problems=(404,)
+    ),
+    ("POST", "/v1/extensions/rescan"): Description(
+        "rescan",
+        "extensions",
+        "Look at the volumes again; changes nothing by itself.",
+        {200: ExtensionsReport},
+        EmptyRequest,
+        problems=_REFUSED,
+    ),
+    ("GET", "/v1/databases"): Description(
+        "databases", "databases", "What every database uses, as read last.", {200: Databases}
+    ),
+    ("GET", "/v1/databases/{name}/extensions"): Description(
+        "database_extensions",
+        "databases",
+        "What one database has installed, what is available, and update paths.",
+        {200: DatabaseExtensions},
+        problems=(404,),
+    ),
+    ("POST", "/v1/databases/{name}/extensions/{extension}/update"): Description(
+        "update_extension",
+        "databases",
+        "Update an extension: an operation. With dry_run, a rehearsal that is rolled back.",
+        {200: Rehearsal, 202: Operation},
+        UpdateRequest,
+        (WAIT,),
+        (404, 409, 503, 507),
+        headers=_LOCATION,
+    ),
+    ("GET", "/v1/configuration"): Description(
+        "configuration",
+        "configuration",
+        "The configuration document in force, its secrets masked.",
+        {200: ConfigurationDocument},
+        headers={"ETag": "The document's tag, in quotes."},
+    ),
+    ("PUT", "/v1/configuration"): Description(
+        "put_configuration",
+        "configuration",
+        "Put another document into force, or say what that would change.",
+        {200: ConfigurationResult},
+        ConfigurationDocument,
+        (DRY_RUN, IF_MATCH),
+        (409, 412, 428, 503, 507),
+        headers={"ETag": "The tag of the document in force now; not for a dry run."},
+    ),
+    ("POST", "/v1/postgres/start"): _verb("start", "Start postgres.", StartRequest),
+    ("POST", "/v1/postgres/stop"): _verb("stop", "Stop postgres, and keep it so.", StopRequest),
+    ("POST", "/v1/postgres/restart"): _verb("restart", "Restart postgres.", StopRequest),
+    ("POST", "/v1/postgres/reload"): _verb("reload", "Apply what needs no restart.", EmptyRequest),
+    ("POST", "/v1/postgres/checkpoint"): _verb(
+        "checkpoint", "Have the server make a checkpoint.", EmptyRequest
+    ),
+    ("POST", "/v1/postgres/fence"): _verb(
+        "fence", "Stop postgres, and keep it so over restarts of the manager.", StopRequest
+    ),
+    ("POST", "/v1/postgres/unfence"): _verb(
+        "unfence", "Take the fence away, and start postgres.", EmptyRequest
+    ),
+    ("GET", "/v1/operations"): Description(
+        "operations", "operations", "What was asked for, newest last.", {200: Items[Operation]}
+    ),
+    ("GET", "/v1/operations/{id}"): Description(
+        "operation",
+        "operations",
+        "One operation; with Prefer: wait, once it has finished.",
+        {200: Operation},
+        parameters=(WAIT,),
+        problems=(404,),
+    ),
+    ("DELETE", "/v1/operations/{id}"): Description(
+        "cancel",
+        "operations",
+        "Cancel an operation.",
+        _BEGUN,
+        parameters=(WAIT,),
+        problems=(404, 409),
+        headers=_LOCATION,
+    ),
+    ("GET", "/openapi.json"): Description(
+        "openapi", "documentation", "This document.", {200: None}
+    ),
+    ("GET", "/docs"): Description("docs", "documentation", "This document, to read.", {200: None}),
+}
