@@ -6,14 +6,14 @@ Only the standard library is imported here: what a sub-command needs, its own mo
 from __future__ import annotations
 
 import argparse
-import os
 import importlib
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 from instance_manager import __version__
-from instance_manager.errors import Exit, InstanceManagerError, SettingsError, UsageError
+from instance_manager.errors import Exit, InstanceManagerError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,12 +230,12 @@ def _add_status(commands: Commands) -> None:
     command.add_argument("--output", choices=("text", "json"), default="text")
 
 
-<<<<<<< HEAD
 def _add_events(commands: Commands) -> None:
     command = _add(commands, "events", "show what happened to the instance, newest last")
     command.add_argument("--output", choices=("text", "json"), default="text")
     command.add_argument("--follow", action="store_true", help="go on with what happens")
-=======
+
+
 def _add_config(commands: Commands, *, is_whole: bool) -> None:
     summary = "show the settings in force, or their schema"
     group: argparse.ArgumentParser = commands.add_parser(
@@ -253,7 +253,6 @@ def _add_config(commands: Commands, *, is_whole: bool) -> None:
         show = _add(inner, "show", "print each setting in force, and where it comes from")
         show.add_argument("--output", choices=("text", "json"), default="text")
         _add(inner, "schema", "print the JSON Schema of the settings file")
->>>>>>> 061c374 (Describe the API in an OpenAPI document)
 
 
 def _add_lifecycle(commands: Commands) -> None:

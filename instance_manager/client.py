@@ -13,14 +13,14 @@ operation.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import ssl
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
 from yarl import URL
 
 from instance_manager.api import event_stream
@@ -49,6 +49,7 @@ from instance_manager.client_errors import (
     StaleTagError,
     UnreachableError,
     error_of,
+    parsed,
 )
 from instance_manager.databases.models import DatabaseExtensions, Databases
 from instance_manager.event_follower import SILENCE_SECONDS, follow
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
+
+    from pydantic import BaseModel
 
     from instance_manager.errors import InstanceManagerError
     from instance_manager.supervision.shutdown import StopMode
@@ -88,8 +91,6 @@ _OK: Final = frozenset({200, 202})
 _UNAVAILABLE: Final = 503
 _SERVER_ERROR: Final = 500
 _KEY_HEADER: Final = "Idempotency-Key"
-
-DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
 class Client:
@@ -150,37 +151,37 @@ class Client:
 
     async def status(self) -> Status:
         """Return the whole instance."""
-        return _parsed(await self._ask("GET", "/v1/status"), Status)
+        return parsed(await self._ask("GET", "/v1/status"), Status)
 
     async def extensions(self) -> ExtensionsReport:
         """Return what the volumes hold, and what is composed of them."""
-        return _parsed(await self._ask("GET", "/v1/extensions"), ExtensionsReport)
+        return parsed(await self._ask("GET", "/v1/extensions"), ExtensionsReport)
 
     async def rescan(self) -> ExtensionsReport:
         """Have the manager look at the volumes again; its ``pending_action`` says what to do."""
-        return _parsed(await self._ask("POST", "/v1/extensions/rescan"), ExtensionsReport)
+        return parsed(await self._ask("POST", "/v1/extensions/rescan"), ExtensionsReport)
 
     async def extension_volume(self, name: str) -> Volume:
         """Return one volume."""
-        return _parsed(await self._ask("GET", _path("v1", "extensions", name)), Volume)
+        return parsed(await self._ask("GET", path_of("v1", "extensions", name)), Volume)
 
     async def databases(self) -> Databases:
         """Return what every database uses, as it was read last."""
-        return _parsed(await self._ask("GET", "/v1/databases"), Databases)
+        return parsed(await self._ask("GET", "/v1/databases"), Databases)
 
     async def database_extensions(self, database: str) -> DatabaseExtensions:
         """Return what one database has installed, what is available, and update paths."""
-        path = _path("v1", "databases", database, "extensions")
-        return _parsed(await self._ask("GET", path), DatabaseExtensions)
+        path = path_of("v1", "databases", database, "extensions")
+        return parsed(await self._ask("GET", path), DatabaseExtensions)
 
     async def events(self) -> tuple[Event, ...]:
         """Return the remembered events, newest last."""
-        return _parsed(await self._ask("GET", "/v1/events"), Items[Event]).items
+        return parsed(await self._ask("GET", "/v1/events"), Items[Event]).items
 
     async def configuration(self) -> tuple[ConfigurationDocument, str]:
         """Return the configuration document in force, secrets masked, and its tag."""
         content, headers = await self._exchange("GET", "/v1/configuration")
-        return _parsed(content, ConfigurationDocument), headers.get("ETag", "").strip('"')
+        return parsed(content, ConfigurationDocument), headers.get("ETag", "").strip('"')
 
     async def put_configuration(
         self, document: ConfigurationDocument, etag: str | None
@@ -201,7 +202,7 @@ class Client:
             headers={"If-Match": match},
             wait=CONFIGURATION_SECONDS,
         )
-        return _parsed(content, ConfigurationResult)
+        return parsed(content, ConfigurationResult)
 
     async def rehearse_configuration(self, document: ConfigurationDocument) -> ConfigurationResult:
         """Have a document judged, and return what it would change."""
@@ -211,7 +212,7 @@ class Client:
             body=document,
             wait=CONFIGURATION_SECONDS,
         )
-        return _parsed(content, ConfigurationResult)
+        return parsed(content, ConfigurationResult)
 
     async def follow_events(
         self, last_event_id: str | None = None
@@ -229,21 +230,21 @@ class Client:
             async for message in messages:
                 data = message.data.encode()
                 if message.type == event_stream.MISSED:
-                    yield _parsed(data, StreamNotice)
+                    yield parsed(data, StreamNotice)
                 else:
-                    yield _parsed(data, Event)
+                    yield parsed(data, Event)
 
     async def operations(self) -> tuple[Operation, ...]:
         """Return the remembered operations, newest last."""
-        return _parsed(await self._ask("GET", "/v1/operations"), Items[Operation]).items
+        return parsed(await self._ask("GET", "/v1/operations"), Items[Operation]).items
 
     async def operation(self, operation_id: str, *, wait_seconds: float = 0) -> Operation:
         """Return an operation; once it has finished, or after *wait_seconds* as it is then."""
-        return await self._wait_on(_path("v1", "operations", operation_id), wait_seconds)
+        return await self._wait_on(path_of("v1", "operations", operation_id), wait_seconds)
 
     async def cancel(self, operation_id: str, *, wait_seconds: float = 0) -> Operation:
         """Cancel an operation and return it as :meth:`operation` does."""
-        path = _path("v1", "operations", operation_id)
+        path = path_of("v1", "operations", operation_id)
         return await self._operate("DELETE", path, None, wait_seconds)
 
     async def start(
@@ -335,7 +336,7 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Operation:
         """Update an extension; without a version, to the declared or the default one."""
-        path = _path("v1", "databases", database, "extensions", extension, "update")
+        path = path_of("v1", "databases", database, "extensions", extension, "update")
         body = UpdateRequest(version=version)
         return await self._operate("POST", path, body, wait_seconds, idempotency_key)
 
@@ -348,19 +349,24 @@ class Client:
         timeout_seconds: float = 60,
     ) -> Rehearsal:
         """Have an update run and rolled back; it takes the update's locks while it lasts."""
-        path = _path("v1", "databases", database, "extensions", extension, "update")
+        path = path_of("v1", "databases", database, "extensions", extension, "update")
         body = UpdateRequest(version=version, dry_run=True, timeout_seconds=timeout_seconds)
         answer = await self._ask("POST", path, body=body, wait=timeout_seconds)
-        return _parsed(answer, Rehearsal)
+        return parsed(answer, Rehearsal)
 
     async def probe(
         self, name: str, *, check: str | None = None, exclude: Iterable[str] = ()
     ) -> ProbeReport:
         """Return the answer of ``livez``, ``startupz`` or ``readyz``; a bad one is no error."""
-        path = _path(name, check) if check else _path(name)
+        path = path_of(name, check) if check else path_of(name)
         query = urlencode([("exclude", one) for one in exclude])
         answer = await self._ask("GET", f"{path}?{query}", ok=_OK | {_UNAVAILABLE})
-        return _parsed(answer, ProbeReport)
+        return parsed(answer, ProbeReport)
+
+    async def openapi(self) -> dict[str, Any]:
+        """Return the API's own description, an OpenAPI document."""
+        found: dict[str, Any] = json.loads(await self._ask("GET", "/openapi.json"))
+        return found
 
     async def metrics(self) -> str:
         """Return the metrics as Prometheus text."""
@@ -377,7 +383,7 @@ class Client:
         first = min(wait_seconds, LONGEST_WAIT_SECONDS)
         headers = {_KEY_HEADER: key} if key else None
         answer = await self._ask(method, path, body=body, wait=first, headers=headers)
-        operation = _parsed(answer, Operation)
+        operation = parsed(answer, Operation)
         rest = wait_seconds - first
         if operation.finished or rest <= 0:
             return operation
@@ -389,7 +395,7 @@ class Client:
         end = clock() + seconds
         while True:
             wait = min(max(end - clock(), 0), LONGEST_WAIT_SECONDS)
-            operation = _parsed(await self._ask("GET", path, wait=wait), Operation)
+            operation = parsed(await self._ask("GET", path, wait=wait), Operation)
             if operation.finished or clock() >= end:
                 return operation
 
@@ -497,23 +503,13 @@ def client_context(
     return context
 
 
+def path_of(*segments: str) -> str:
+    """Return the path of these segments; a slash inside one is not a separator."""
+    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
+
+
 def _passes(error: InstanceManagerError) -> bool:
     """Return whether what ended a stream may pass by itself."""
     return isinstance(error, UnreachableError) or (
         isinstance(error, AnswerError) and error.problem.status >= _SERVER_ERROR
     )
-
-
-def _path(*segments: str) -> str:
-    """Return the path of these segments; a slash inside one is not a separator."""
-    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
-
-
-def _parsed(content: bytes, model: type[DocumentT]) -> DocumentT:
-    try:
-        return model.model_validate_json(content)
-    except ValidationError as error:
-        raise UnreachableError(
-            f"cannot read the answer as {model.__name__}: {error.error_count()} problems",
-            hint="is this the control API of an instance manager of a fitting version?",
-        ) from error

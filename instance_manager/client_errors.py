@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from instance_manager.api.models import Problem
 from instance_manager.errors import Exit, InstanceManagerError
+
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
 class ClientError(InstanceManagerError):
@@ -69,3 +71,18 @@ def error_of(status: int, content: bytes, target: str) -> ClientError:
     except ValidationError:
         return UnreachableError(f"cannot read the answer of {target!r}: HTTP status {status}")
     return _ERRORS.get(status, AnswerError)(problem)
+
+
+def parsed(content: bytes, model: type[DocumentT]) -> DocumentT:
+    """Return an answer as its document.
+
+    Raises:
+        UnreachableError: it is none.
+    """
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise UnreachableError(
+            f"cannot read the answer as {model.__name__}: {error.error_count()} problems",
+            hint="is this the control API of an instance manager of a fitting version?",
+        ) from error

@@ -62,6 +62,21 @@ class Description:
 
 
 _TEXT: Final = {"type": "string"}
+KEY: Final = Parameter(
+    "Idempotency-Key",
+    "header",
+    "1 to 255 visible characters: the same request with the same key is the same operation.",
+    {**_TEXT, "maxLength": 255},
+)
+FOLLOW: Final = Parameter(
+    "follow",
+    "query",
+    "Go on with what happens, as server-sent events. So does ``Accept: text/event-stream``.",
+    _TEXT,
+)
+LAST_EVENT: Final = Parameter(
+    "Last-Event-ID", "header", "With ``follow``: begin after this event.", _TEXT
+)
 WAIT: Final = Parameter(
     "Prefer",
     "header",
@@ -102,7 +117,7 @@ def _check(name: str, summary: str) -> Description:
 
 def _verb(name: str, summary: str, body: Model) -> Description:
     return Description(
-        name, "postgres", summary, _BEGUN, body, (WAIT,), _REFUSED, headers=_LOCATION
+        name, "postgres", summary, _BEGUN, body, (WAIT, KEY), _REFUSED, headers=_LOCATION
     )
 
 
@@ -120,7 +135,12 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
     ),
     ("GET", "/v1/status"): Description("status", "status", "The whole instance.", {200: Status}),
     ("GET", "/v1/events"): Description(
-        "events", "status", "What happened to the instance, newest last.", {200: Items[Event]}
+        "events",
+        "status",
+        "What happened to the instance, newest last; with follow, a stream.",
+        {200: Items[Event]},
+        parameters=(FOLLOW, LAST_EVENT),
+        problems=(503,),
     ),
     ("GET", "/v1/extensions"): Description(
         "extensions",
@@ -155,7 +175,7 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
         "Update an extension: an operation. With dry_run, a rehearsal that is rolled back.",
         {200: Rehearsal, 202: Operation},
         UpdateRequest,
-        (WAIT,),
+        (WAIT, KEY),
         (404, 409, 503, 507),
         headers=_LOCATION,
     ),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from instance_manager.api import (
     configuration,
     databases,
+    documentation,
     events,
     extensions,
     metrics,
@@ -72,6 +73,8 @@ CONTROL_ROUTES: Final = (
     Route("POST", "/v1/postgres/checkpoint", postgres.checkpoint, OPERATOR),
     Route("POST", "/v1/postgres/fence", postgres.fence, OPERATOR),
     Route("POST", "/v1/postgres/unfence", postgres.unfence, OPERATOR),
+    Route("GET", "/openapi.json", documentation.show_openapi, READER),
+    Route("GET", "/docs", documentation.show_page, READER),
     Route("GET", "/v1/operations", operations.show_all, OPERATOR),
     Route("GET", "/v1/operations/{id}", operations.show, OPERATOR),
     Route("DELETE", "/v1/operations/{id}", operations.cancel, OPERATOR),
