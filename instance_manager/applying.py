@@ -384,7 +384,7 @@ class Configuration:
         return await file.watch(changed)
 
     async def remember_good(self) -> None:
-        """Keep each configuration that a server has taken, as the last good one; for ever."""
+        """Keep what a server has taken whole as the last good configuration; for ever."""
         told = ""
         while True:
             await self._supervisor.until({State.RUNNING})
@@ -402,7 +402,8 @@ class Configuration:
         written, facts = self._startup.written, self._observer.facts
         if written is None or facts is None or self._startup.documents.problems:
             return False
-        return facts.configuration_sha256 == written.sha256
+        # What waits for a restart is loaded, too, and no server has ever started with it.
+        return facts.configuration_sha256 == written.sha256 and not facts.pending_restart
 
 
 def _summary(plan: Plan) -> str:

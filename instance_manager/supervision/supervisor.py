@@ -330,6 +330,9 @@ class Supervisor:
                 return Event.BACKOFF_ELAPSED
             raise self._why_ended()
         if self.budget.is_spent(now):
+            # Memory that can't be had shows in no other way than by ends again and again.
+            if last is not None and await self._starting.fall_back(last):
+                return Event.BACKOFF_ELAPSED
             raise self._why_spent()
         delay = self.budget.delay_seconds(now, self._chance())
         self.budget = self.budget.after(now)
