@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import ssl
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, urlencode
@@ -51,11 +50,13 @@ from instance_manager.client_errors import (
     error_of,
     parsed,
 )
+from instance_manager.client_tls import client_context
 from instance_manager.databases.models import DatabaseExtensions, Databases
 from instance_manager.event_follower import SILENCE_SECONDS, follow
 from instance_manager.extensions.models import ExtensionsReport, Volume
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
@@ -482,25 +483,6 @@ class Client:
         if response.status not in ok:
             raise error_of(response.status, content, self._target)
         return content, response.headers
-
-
-def client_context(
-    *, ca_file: Path | None = None, certificate: tuple[Path, Path] | None = None
-) -> ssl.SSLContext:
-    """Return a TLS context for :meth:`Client.tcp`.
-
-    Args:
-        ca_file: who must have signed the server's certificate; default: the system's authorities.
-        certificate: the client's own certificate and key.
-
-    Raises:
-        OSError: a file can't be read, or is not what it should be (``ssl.SSLError``).
-    """
-    context = ssl.create_default_context(cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    if certificate is not None:
-        context.load_cert_chain(*certificate)
-    return context
 
 
 def path_of(*segments: str) -> str:

@@ -60,6 +60,7 @@ CALLS: dict[tuple[str, str], Callable[[Client], Awaitable[object]]] = {
     ("POST", "/v1/databases/{name}/extensions/{extension}/update"): lambda client: (
         client.update_extension("app", "toy", version="1.1")
     ),
+    ("GET", "/openapi.json"): lambda client: client.openapi(),
     ("GET", "/v1/configuration"): lambda client: client.configuration(),
     ("PUT", "/v1/configuration"): lambda client: client.put_configuration(
         ConfigurationDocument(), None
@@ -95,11 +96,11 @@ async def test_the_client_has_a_method_for_each_route(
 
 
 def test_no_route_is_without_a_method_of_the_client() -> None:
-    """A single check is a probe with an argument, healthz an old name for livez."""
+    """But a single check, healthz, which is livez, and the page for people."""
     routes = {
         (route.method, route.path)
         for route in HEALTH_ROUTES + CONTROL_ROUTES
-        if "{check}" not in route.path and route.path != "/healthz"
+        if "{check}" not in route.path and route.path not in {"/healthz", "/docs"}
     }
 
     assert set(CALLS) == routes

@@ -9,7 +9,7 @@ from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES, add_route
 
 
 def test_only_readings_are_open_without_a_token() -> None:
-    """Status, events and extensions, and nothing that writes."""
+    """Status, events and extensions, what tells nothing of the instance, and nothing that writes."""
     readers = {
         (route.method, route.path)
         for route in HEALTH_ROUTES + CONTROL_ROUTES
@@ -21,6 +21,8 @@ def test_only_readings_are_open_without_a_token() -> None:
         ("GET", "/v1/events"),
         ("GET", "/v1/extensions"),
         ("GET", "/v1/extensions/{volume}"),
+        ("GET", "/openapi.json"),
+        ("GET", "/docs"),
     }
 
 

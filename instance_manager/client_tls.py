@@ -1,0 +1,28 @@
+"""TLS of the client."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def client_context(
+    *, ca_file: Path | None = None, certificate: tuple[Path, Path] | None = None
+) -> ssl.SSLContext:
+    """Return a TLS context for :meth:`Client.tcp`.
+
+    Args:
+        ca_file: who must have signed the server's certificate; default: the system's authorities.
+        certificate: the client's own certificate and key.
+
+    Raises:
+        OSError: a file can't be read, or is not what it should be (``ssl.SSLError``).
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    return context
