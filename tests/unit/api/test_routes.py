@@ -9,7 +9,7 @@ from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES, add_route
 
 
 def test_only_readings_are_open_without_a_token() -> None:
-    """Status, events and extensions, what tells nothing of the instance, and nothing that writes."""
+    """Status, events, extensions, what tells nothing of the instance, and nothing that writes."""
     readers = {
         (route.method, route.path)
         for route in HEALTH_ROUTES + CONTROL_ROUTES
