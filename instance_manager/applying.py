@@ -28,7 +28,7 @@ from instance_manager.errors import (
     beside_server,
 )
 from instance_manager.observability.events import EventType
-from instance_manager.postgres import judging
+from instance_manager.postgres import judging, standby
 from instance_manager.postgres.connection import connect
 from instance_manager.settings.configuration_document import (
     document_of,
@@ -216,6 +216,7 @@ class Configuration:
         before = startup.render() if startup.examination is not None else ""
         if candidate.configuration != before:
             problems += await self._try(candidate, contexts or {})
+            problems += await self._too_little_for_a_standby(before, candidate.configuration)
         if problems:
             raise SettingsError(problems)
         sections = changed_sections(self.document(), document_of(settings))
@@ -241,6 +242,14 @@ class Configuration:
         except (OSError, DataDirectoryError) as error:
             _log.warning("the configuration was not tried before", reason=str(error))
         return told
+
+    async def _too_little_for_a_standby(self, before: str, after: str) -> tuple[Problem, ...]:
+        try:
+            required = await self._startup.trial.required_of_standby()
+        except (OSError, InstanceManagerError) as error:
+            _log.warning("what the primary has is not known", reason=str(error))
+            return ()
+        return tuple(standby.problems(before, after, required))
 
     async def _contexts(self) -> dict[str, str] | None:
         """Return when the running server takes each parameter; None without one."""

@@ -15,6 +15,7 @@ from instance_manager.extensions.preloading import lists_of
 from instance_manager.extensions.replaced import libraries_of
 from instance_manager.log import get_logger
 from instance_manager.supervision.endings import Cause
+from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +35,9 @@ _TOLD_BY_THE_START: Final = frozenset(
     {Cause.BAD_CONFIGURATION, Cause.OUT_OF_MEMORY, Cause.DISK_FULL}
 )
 """What is not the volumes' fault: the start itself meets it, and has a code of its own for it."""
+
+
+_CONTROL_DATA_SECONDS: Final = 10.0
 
 
 class Loading(NamedTuple):
@@ -93,6 +97,25 @@ class Trial:
             InstanceManagerError, OSError: it can't be tried.
         """
         return await self._try(configuration, environment, loading)
+
+    async def required_of_standby(self) -> dict[str, int]:
+        """Return what a standby must not have less of; nothing for a primary.
+
+        Raises:
+            InstanceManagerError, OSError: it can't be found out.
+        """
+        from instance_manager.postgres import standby
+
+        place = self._place()
+        if not await in_thread("standby", standby.is_standby, place.data_directory):
+            return {}
+        done = await self._children.run(
+            "pg_controldata",
+            [str(place.binaries.postgres.with_name("pg_controldata")), str(place.data_directory)],
+            environment=place.tools | {"LC_ALL": "C"},
+            deadline_seconds=_CONTROL_DATA_SECONDS,
+        )
+        return standby.required(done.output)
 
     async def before_start(
         self, configuration: str, environment: Mapping[str, str], loading: Loading

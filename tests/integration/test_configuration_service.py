@@ -267,6 +267,25 @@ def test_a_document_for_a_server_that_does_not_run_is_for_its_next_start(
     assert setting(from_api, "work_mem") == "12MB"
 
 
+def test_a_standby_may_not_have_less_than_its_primary(from_api: Manager) -> None:
+    """Neither set lower, nor left to a default that is lower; more is fine."""
+    parameters = {"max_connections": "120", "max_wal_senders": "12"}
+    assert put(from_api, {"parameters": parameters, "hba": [TRUST]})[0] == 200
+    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
+    from_api.ask("POST", "/v1/postgres/stop", Prefer="wait=60")
+    (from_api.data / "standby.signal").touch()
+    from_api.ask("POST", "/v1/postgres/start", Prefer="wait=60")
+
+    code, problem = put(from_api, {"parameters": {"max_connections": "119"}, "hba": [TRUST]})
+
+    assert code == 422
+    told = errors_of(problem)
+    assert set(told) == {"parameters.max_connections", "parameters.max_wal_senders"}
+    assert "its primary has 120" in told["parameters.max_connections"]
+    more = parameters | {"max_connections": "150"}
+    assert put(from_api, {"parameters": more, "hba": [TRUST]})[0] == 200
+
+
 def swap(manager: Manager, text: str) -> None:
     """Put another file under the name of the settings file, as Kubernetes swaps its links."""
     directory = manager.config.parent

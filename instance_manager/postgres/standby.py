@@ -1,0 +1,70 @@
+"""What a standby must not have less of than its primary: it could not replay what that one wrote.
+
+A standby that is started with less stops, or pauses its recovery. What the primary has is in the
+control file, by WAL records of its own. Source: CheckRequiredParameterValues(), xlogrecovery.c.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.configuration.rendering import parse_line
+from instance_manager.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+DEFAULTS: Final[Mapping[str, int]] = {
+    "max_connections": 100,
+    "max_worker_processes": 8,
+    "max_wal_senders": 10,
+    "max_prepared_transactions": 0,
+    "max_locks_per_transaction": 64,
+}
+"""The parameters, and what they are where nobody sets them."""
+
+_IN_CONTROL_DATA: Final[Mapping[str, str]] = {
+    "max_connections setting": "max_connections",
+    "max_worker_processes setting": "max_worker_processes",
+    "max_wal_senders setting": "max_wal_senders",
+    "max_prepared_xacts setting": "max_prepared_transactions",
+    "max_locks_per_xact setting": "max_locks_per_transaction",
+}
+_NUMBER: Final = re.compile(r"\s*[0-9]{1,10}\s*")
+
+
+def is_standby(data_directory: Path) -> bool:
+    """Whether a server starts there as a standby. Blocks: for a thread."""
+    return (data_directory / "standby.signal").exists()
+
+
+def required(control_data: str) -> dict[str, int]:
+    """Return what the primary has, by the output of pg_controldata in English."""
+    pairs = (line.partition(":") for line in control_data.splitlines())
+    return {
+        _IN_CONTROL_DATA[label]: int(value)
+        for label, _, value in pairs
+        if label in _IN_CONTROL_DATA and _NUMBER.fullmatch(value)
+    }
+
+
+def problems(before: str, after: str, required: Mapping[str, int]) -> Iterator[Problem]:
+    """Find what would be less than the primary has, in the text of our file.
+
+    What neither text sets is the business of the directory's own files.
+    """
+    old, new = _values(before), _values(after)
+    for name, least in required.items():
+        value = new.get(name, str(DEFAULTS[name])) if name in old | new else None
+        if value is not None and _NUMBER.fullmatch(value) and int(value) < least:
+            yield Problem(
+                f"parameters.{name}",
+                f"cannot be {int(value)} on a standby: its primary has {least}; lower it there"
+                " first, and here when that has arrived",
+            )
+
+
+def _values(text: str) -> dict[str, str]:
+    return dict(filter(None, map(parse_line, text.splitlines())))
