@@ -17,7 +17,6 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from instance_manager.configuration.masking import mask_text
 from instance_manager.log import get_logger
 from instance_manager.observability.heard import Heard
 from instance_manager.observability.lines import LineReader
@@ -134,6 +133,9 @@ class PostgresLog:
         speaker, code = str(record.get("backend_type")), record.get("state_code")
         if speaker == POSTMASTER and 'parameter "' in message:
             # At a reload it tells the new value of each, passwords of connection strings too.
+            # Imported here: its patterns cost a start two milliseconds.
+            from instance_manager.configuration.masking import mask_text
+
             record["message"] = message = mask_text(message)
         said = Said(speaker, severity, str(code) if code else None, _bounded(message))
         self._heard.hear(said, record.get("pid"))
