@@ -25,9 +25,10 @@ run: $(READY) ## run the main job on the embedded PostgreSQL, in .run; Ctrl-C st
 	@$(BIN)/python -m compileall -q instance_manager
 	@$(BIN)/python -m instance_manager.postgres.embedded .run && exec $(BIN)/python -m instance_manager run --config .run/config.yaml
 
+# REQUIRE=--require-browser fails where chromium is missing, instead of leaving its tests out.
 .PHONY: test
 test: $(READY) ## run every test that needs no container
-	$(BIN)/python -m pytest --require-postgres tests/unit tests/process tests/integration
+	$(BIN)/python -m pytest --require-postgres $(REQUIRE) tests/unit tests/process tests/integration
 
 .PHONY: e2e
 e2e: $(READY) image ## build the images and run the container tests (needs podman, root or rootless)

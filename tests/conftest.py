@@ -26,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-containers", action="store_true", help="fail, not skip, where podman is missing"
     )
     group.addoption(
+        "--require-browser", action="store_true", help="fail, not skip, where chromium is missing"
+    )
+    group.addoption(
         "--soak",
         action="store_true",
         help="make each fault as often as it takes to trust the figures; run no other tests",
@@ -50,8 +53,8 @@ def pytest_report_header() -> str:
 def lacking(request: pytest.FixtureRequest) -> Callable[[str, str], NoReturn]:
     """Return ``lacking(prerequisite, reason)``, which ends a test that can't run here.
 
-    The prerequisite is ``"postgres"`` or ``"containers"``; with its ``--require-…`` option the
-    test fails, else it is skipped. Both say the reason.
+    The prerequisite is ``"postgres"``, ``"containers"`` or ``"browser"``; with its option
+    ``--require-…`` the test fails, else it is skipped. Both say the reason.
     """
 
     def end(prerequisite: str, reason: str) -> NoReturn:
