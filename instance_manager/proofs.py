@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.api.tls import Contexts, server_context
@@ -60,6 +61,7 @@ class Proofs:
             await asyncio.sleep(_PERIOD_SECONDS)
             digests = await in_thread("certificates", self._digests)
             if digests == self._seen:
+                told = ""
                 continue
             try:
                 changed = await self._read_again(digests)
@@ -111,5 +113,7 @@ class Proofs:
 
 def _digest(path: Path) -> str | None:
     with contextlib.suppress(OSError), path.open("rb") as file:
-        return hashlib.sha256(file.read(_CONTENT_LIMIT_BYTES)).hexdigest()
+        content = hashlib.sha256(file.read(_CONTENT_LIMIT_BYTES)).hexdigest()
+        # Who may read it matters as much as what it says.
+        return f"{os.fstat(file.fileno()).st_mode:o} {content}"
     return None

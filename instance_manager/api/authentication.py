@@ -131,7 +131,7 @@ class TcpGate:
         certificate: Certificate | None = request.get_extra_info("peercert")
         if self._trusts is not None and certificate:
             if self._trusts(request.get_extra_info("sslcontext")):
-                return Caller(f"certificate {subject_of(certificate)!r}")
+                return Caller(f"certificate {subject_of(certificate)!r}{origin_of(request)}")
             # It ends with the answer: on a new one, the authorities of today judge it.
             request.protocol.close()
         token = self._token()
@@ -139,7 +139,7 @@ class TcpGate:
             return self._admit_reader(request, access)
         given = bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
         if token is not None and given is not None and is_same_secret(given, token):
-            return Caller("token")
+            return Caller(f"token{origin_of(request)}")
         raise _unauthenticated(wrong=given is not None)
 
     def _admit_reader(self, request: web.Request, access: Access) -> Caller:
@@ -155,7 +155,13 @@ class TcpGate:
                 f"{request.method} {request.path} needs a token, and none is set",
                 hint="set control.token_file, or use the unix socket",
             )
-        return Caller("anonymous")
+        return Caller(f"anonymous{origin_of(request)}")
+
+
+def origin_of(request: web.Request) -> str:
+    """Say where a caller over TCP is: a token may be used from anywhere."""
+    peer: tuple[str, int] | None = request.get_extra_info("peername")
+    return f" from {peer[0]}" if peer else ""
 
 
 def read_peer(connection: socket.socket) -> Peer:

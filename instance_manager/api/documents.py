@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
 from instance_manager.api.models import FieldProblem, Request
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 INSTANCE: Final[web.AppKey[Instance]] = web.AppKey("instance")
 """Whom the handlers of an application ask."""
+
+BODY_SECONDS: Final = 15.0
+"""For the whole body of a request."""
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("caller")
 """Who sent the request that is being answered: each one is answered in a context of its own."""
@@ -71,6 +75,10 @@ async def read_json(request: web.Request) -> object:
 
 
 def _require_json(request: web.Request) -> None:
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise RequestError(
+            RequestCode.UNSUPPORTED_MEDIA_TYPE, "the body is compressed: send it as it is"
+        )
     if request.content_type != "application/json":
         raise RequestError(
             RequestCode.UNSUPPORTED_MEDIA_TYPE,
@@ -112,7 +120,14 @@ def _loaded(body: bytes, number: Callable[[str], Any] | None) -> Any:
 
 async def _read_bytes(request: web.Request) -> bytes:
     try:
-        return await request.read()
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError as error:
+        # The rest of it may come for hours.
+        request.protocol.close()
+        raise RequestError(
+            RequestCode.TIMEOUT, f"the body did not come within {BODY_SECONDS:.0f} s"
+        ) from error
     except web.RequestPayloadError as error:
         raise RequestError(RequestCode.MALFORMED, "cannot read the body: it is broken") from error
 

@@ -33,7 +33,7 @@ _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _OPEN: Final = frozenset({"probes"})
 """What the health listener serves without a credential, too."""
 _ALWAYS: Final = (400, 401, 403, 500)
-_WITH_BODY: Final = (413, 415, 422)
+_WITH_BODY: Final = (408, 413, 415, 422)
 _INFO: Final = (
     "Controls one PostgreSQL instance. Served on a unix socket, whose peers the kernel names, and"
     " over TCP to bearers of the token or of a client certificate. Errors are problems"

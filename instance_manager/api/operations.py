@@ -36,7 +36,14 @@ async def cancel(request: web.Request) -> web.Response:
     """Cancel one operation: 200 if it has ended, 202 if its end is still to come."""
     operation = _find(request)
     who = documents.CALLER.get().name
-    documents.instance_of(request).operations.cancel(operation.id, f"by {who}")
+    instance = documents.instance_of(request)
+    instance.operations.cancel(operation.id, f"by {who}")
+    instance.events.record(
+        "CancelRequested",
+        f"the end of {operation.kind} was asked for",
+        actor=who,
+        details={"operation": operation.id},
+    )
     return await accept(request, operation.id)
 
 

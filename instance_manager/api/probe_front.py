@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from instance_manager.api.instance import Instance
+    from instance_manager.api.places import Places
 
 _NAMES: Final = {
     b"/livez": ("livez", "livez"),
@@ -68,9 +69,11 @@ class Front:
         behind: Callable[[], asyncio.Protocol],
         headers: Mapping[str, str],
         keepalive_seconds: float,
+        places: Places,
     ) -> None:
         self.behind = behind
         self.keepalive_seconds = keepalive_seconds
+        self.places = places
         self.open: set[ProbeConnection] = set()
         self._instance = instance
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -204,6 +207,7 @@ class ProbeConnection(asyncio.Protocol):
             self.close()
             return
         self._front.open.add(self)
+        self._front.places.take(self)
         self._wait(_SILENCE_SECONDS, self._hand_over)
         if self._first:
             self.data_received(self._first)
@@ -233,6 +237,16 @@ class ProbeConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer: each is given at once."""
+        return True
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -251,6 +265,7 @@ class ProbeConnection(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._front.open.discard(self)
+        self._front.places.leave(self)
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()

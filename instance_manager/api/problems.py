@@ -33,6 +33,7 @@ class RequestCode(StrEnum):
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
+    TIMEOUT = "request-timeout"
     TOO_LARGE = "body-too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     INVALID = "invalid-input"
@@ -48,6 +49,7 @@ STATUSES: Final[Mapping[ErrorCode | RequestCode, int]] = {
     RequestCode.FORBIDDEN: 403,
     RequestCode.NOT_FOUND: 404,
     RequestCode.METHOD_NOT_ALLOWED: 405,
+    RequestCode.TIMEOUT: 408,
     RequestCode.TOO_LARGE: 413,
     RequestCode.UNSUPPORTED_MEDIA_TYPE: 415,
     RequestCode.INVALID: 422,
