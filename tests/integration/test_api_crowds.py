@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.manager import Manager
 
 IDLE, HALF_OPEN = 500, 100
-MANY_KIB = 20 * 1024
+MANY_KIB = 64 * 1024
 HEAD = b"POST /v1/postgres/stop HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
@@ -116,7 +116,7 @@ def test_hostile_requests_cost_no_memory(manager: Manager) -> None:
         b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\n\r\n",
         HEAD + b'Content-Length: 14\r\n\r\n{"mode":"\xff\xfe"}',
     ]
-    rounds = 6
+    rounds = 8
     sizes: list[int] = []
     for _ in range(rounds):
         for request in hostile:
@@ -124,8 +124,8 @@ def test_hostile_requests_cost_no_memory(manager: Manager) -> None:
                 assert manager.probe("livez")[0] == 200
         sizes.append(memory_kib(process.pid))
 
-    # The first rounds bring it to where it stays.
-    assert sizes[-1] - sizes[1] < MANY_KIB, sizes
+    # More than 400 MB were sent by then; what the allocator keeps comes to an end before.
+    assert sizes[-1] - sizes[0] < MANY_KIB, sizes
     assert manager.status() is not None
 
 
