@@ -59,6 +59,8 @@ class Description:
     problems: tuple[int, ...] = ()
     headers: Mapping[str, str] | None = None
     """Of the good answers."""
+    texts: tuple[str, ...] = ()
+    """Media types in which the good answers come as well, or alone, as text."""
 
 
 _TEXT: Final = {"type": "string"}
@@ -106,12 +108,20 @@ _PROBED: Final = {200: ProbeReport, 503: ProbeReport}
 
 
 def _probe(name: str, summary: str) -> Description:
-    return Description(name, "probes", summary, _PROBED, parameters=(EXCLUDE, VERBOSE))
+    return Description(
+        name, "probes", summary, _PROBED, parameters=(EXCLUDE, VERBOSE), texts=("text/plain",)
+    )
 
 
 def _check(name: str, summary: str) -> Description:
     return Description(
-        name, "probes", summary, _PROBED, parameters=(EXCLUDE, VERBOSE), problems=(404,)
+        name,
+        "probes",
+        summary,
+        _PROBED,
+        parameters=(EXCLUDE, VERBOSE),
+        problems=(404,),
+        texts=("text/plain",),
     )
 
 
@@ -131,7 +141,11 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
     ("GET", "/readyz"): _probe("readyz", "Whether clients should be sent here."),
     ("GET", "/readyz/{check}"): _check("readyz_check", "One check of /readyz."),
     ("GET", "/metrics"): Description(
-        "metrics", "probes", "Metrics, as Prometheus text or OpenMetrics.", {200: None}
+        "metrics",
+        "probes",
+        "Metrics, as Prometheus text or OpenMetrics.",
+        {200: None},
+        texts=("text/plain", "application/openmetrics-text"),
     ),
     ("GET", "/v1/status"): Description("status", "status", "The whole instance.", {200: Status}),
     ("GET", "/v1/events"): Description(
@@ -141,6 +155,7 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
         {200: Items[Event]},
         parameters=(FOLLOW, LAST_EVENT),
         problems=(503,),
+        texts=("text/event-stream",),
     ),
     ("GET", "/v1/extensions"): Description(
         "extensions",
@@ -230,7 +245,13 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
         headers=_LOCATION,
     ),
     ("GET", "/openapi.json"): Description(
-        "openapi", "documentation", "This document.", {200: None}
+        "openapi",
+        "documentation",
+        "This document.",
+        {200: None},
+        texts=("application/json",),
     ),
-    ("GET", "/docs"): Description("docs", "documentation", "This document, to read.", {200: None}),
+    ("GET", "/docs"): Description(
+        "docs", "documentation", "This document, to read.", {200: None}, texts=("text/html",)
+    ),
 }

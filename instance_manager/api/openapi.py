@@ -130,8 +130,8 @@ def _responses(description: Description) -> Iterator[tuple[str, dict[str, Any]]]
         if model is not None:
             schema = {"$ref": _REF.format(model=_name(model, "serialization"))}
             answer["content"] = {_JSON: {"schema": schema}}
-            if description.tag == "probes":
-                answer["content"]["text/plain"] = {"schema": {"type": "string"}}
+        for kind in description.texts:
+            answer.setdefault("content", {})[kind] = {"schema": _schema_of(kind)}
         if description.headers:
             answer["headers"] = {
                 name: {"description": text, "schema": {"type": "string"}}
@@ -150,6 +150,10 @@ def _responses(description: Description) -> Iterator[tuple[str, dict[str, Any]]]
                 "content": {CONTENT_TYPE: {"schema": schema}},
             },
         )
+
+
+def _schema_of(kind: str) -> dict[str, Any]:
+    return {"type": "object"} if kind == _JSON else {"type": "string"}
 
 
 def _used() -> Iterator[tuple[type[BaseModel], str]]:
