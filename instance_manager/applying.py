@@ -59,6 +59,7 @@ _RELOAD_POLL_SECONDS: Final = 0.05
 _REMEMBER_SECONDS: Final = 1.0
 _SHOWN: Final = 10
 _ROUNDS: Final = 2
+_CHANGE: Final = "apply the configuration"
 
 
 class Judged(NamedTuple):
@@ -116,7 +117,7 @@ class Configuration:
             InstanceManagerError: it can't be judged, or the volumes forbid it.
         """
         async with self._turn:
-            judged = await self._judge(await self._read(document))
+            judged = await self._judge(await self._read(document), _CHANGE)
             return tag_of(document_of(judged.candidate.settings)), judged.plan
 
     async def put(
@@ -145,7 +146,7 @@ class Configuration:
                     "cannot change the configuration: a start is under way",
                     hint="wait until it is over",
                 )
-            judged = await self._judge(await self._read(document))
+            judged = await self._judge(await self._read(document), _CHANGE)
             await self._apply(judged.candidate, None)
             await self._startup.documents.accept(judged.candidate.settings)
             self._succeed()
@@ -175,7 +176,7 @@ class Configuration:
                     settings = await self._startup.reread_settings()
                     if self._supervisor.state in _ALIVE:
                         _report(progress, "judging the configuration")
-                        judged = await self._judge(settings)
+                        judged = await self._judge(settings, "reload")
                         await self._apply(judged.candidate, progress)
                     else:
                         self._take(settings)
@@ -190,7 +191,7 @@ class Configuration:
         except SettingsError as error:
             raise SettingsError(map(in_document, error.problems)) from error
 
-    async def _judge(self, settings: Settings) -> Judged:
+    async def _judge(self, settings: Settings, doing: str) -> Judged:
         """Find what speaks against *settings*, all at once.
 
         Raises:
@@ -204,7 +205,7 @@ class Configuration:
                 hint="see the failure in the status",
             )
         candidate = await startup.candidate(settings)
-        with beside_server("apply the configuration"):
+        with beside_server(doing):
             if candidate.refusal is not None:
                 raise candidate.refusal
         major, postgres = startup.version.major, settings.postgres
@@ -264,7 +265,10 @@ class Configuration:
 
         target = self._observer.target
         try:
-            connection = await connect(target.socket_directory, target.port, target.user)
+            # Whatever the database or the role prefers: this is the superuser's own business.
+            connection = await connect(
+                target.socket_directory, target.port, target.user, parameters={"role": "none"}
+            )
             async with connection:
                 yield connection
         except psycopg.Error as error:

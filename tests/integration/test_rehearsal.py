@@ -85,15 +85,11 @@ def test_a_restart_that_would_fail_leaves_the_server_running(manager: Manager) -
 def test_a_restart_into_a_configuration_that_the_server_refuses_is_not_begun(
     manager: Manager,
 ) -> None:
-    """The server's own words, while the old one goes on."""
+    """The server's own words, while the old one goes on; here it is the directory's own file."""
     manager.trust().start().until_ready()
     ((started,),) = manager.query("select pg_postmaster_start_time()")
-    manager.settings["postgres"]["parameters"] = {
-        "max_connections": "10",
-        "superuser_reserved_connections": "20",
-    }
-    manager.write_settings()
-    manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
+    own = manager.data / "postgresql.conf"
+    own.write_text(f"superuser_reserved_connections = 200\n{own.read_text()}")
 
     operation = restart(manager)
 

@@ -201,9 +201,9 @@ class Failing(Startup):
 async def main():
     programs = SimpleNamespace(postgres="")
     place = SimpleNamespace(data_directory=Path(sys.argv[1]), binaries=programs)
-    surroundings = SimpleNamespace(settings=None, place=place, name="", is_settled=True)
+    surroundings = SimpleNamespace(settings=None, place=place, name="", is_settled=True, load=None)
     journal = SimpleNamespace(on_event=None, on_warning=None)
-    children = SimpleNamespace(hasten=None)
+    children = SimpleNamespace(hasten=None, pids=None)
     startup = Failing(surroundings, children, None, None, clock=lambda: 0.0, journal=journal)
     preparing = asyncio.create_task(startup.prepare())
     for _ in range(10):

@@ -1,0 +1,148 @@
+"""Change parameters, update an extension, and restart two instances one after the other.
+
+    python rollout.py parameters INSTANCE NAME=VALUE...
+    python rollout.py extension INSTANCE DATABASE EXTENSION [VERSION]
+    python rollout.py restart STANDBY PRIMARY
+
+INSTANCE is the path of a control socket, or https://HOST:PORT with TOKEN_FILE and CA_FILE in the
+environment. The exit code is 0 if everything was done, else 1; it stops at the first failure.
+"""
+
+import asyncio
+import os
+import sys
+import uuid
+from pathlib import Path
+
+from instance_manager.api.models import Operation
+from instance_manager.client import (
+    AnswerError,
+    Client,
+    ClientError,
+    InvalidRequestError,
+    OperationConflictError,
+    StaleTagError,
+    client_context,
+)
+
+WAIT_SECONDS = 120.0
+TRIES = 5
+
+
+class FailedError(Exception):
+    """What was asked for was not done; the text says why."""
+
+
+def connect(instance: str) -> Client:
+    """Return a client for a socket on this machine, or for an address with TLS."""
+    if not instance.startswith("https://"):
+        return Client.unix(Path(instance))
+    token = Path(os.environ["TOKEN_FILE"]).read_text(encoding="utf-8").strip()
+    tls = client_context(ca_file=Path(os.environ["CA_FILE"]))
+    return Client.tcp(instance, token=token, tls=tls)
+
+
+def require_success(operation: Operation, what: str) -> None:
+    """Fail where an operation has failed, or goes on for too long; it does go on then."""
+    if operation.error is not None:
+        hint = operation.error.hint or "see the log"
+        raise FailedError(f"{what} has failed: {operation.error.detail}\n  {hint}")
+    if operation.state != "succeeded":
+        raise FailedError(f"{what} is {operation.state}: see operation {operation.id}")
+
+
+async def set_parameters(client: Client, wanted: dict[str, str]) -> None:
+    """Change parameters; others may change the configuration at the same time."""
+    for _ in range(TRIES):
+        document, etag = await client.configuration()
+        changed = document.model_copy(update={"parameters": document.parameters | wanted})
+        plan = await client.rehearse_configuration(changed)
+        for change in plan.changes:
+            print(f"{change.name}: {change.old} -> {change.new} ({change.action})")
+        try:
+            done = await client.put_configuration(changed, etag)
+        except StaleTagError:
+            print("somebody else has changed the configuration: again")
+            continue
+        print(
+            f"in force; still to be done: {'a restart' if done.action == 'restart' else 'nothing'}"
+        )
+        return
+    raise FailedError("others change the configuration all the time")
+
+
+async def update_extension(
+    client: Client, database: str, extension: str, version: str | None
+) -> None:
+    """Rehearse an update, and do it if that went well."""
+    rehearsal = await client.rehearse_update(database, extension, version=version)
+    print(f"{extension} {' -> '.join(rehearsal.path)}: {rehearsal.outcome}")
+    for lock in rehearsal.locks or ():
+        print(f"  takes {lock.mode} on {lock.object}")
+    if rehearsal.failure is not None:
+        raise FailedError(f"the rehearsal failed: {rehearsal.failure.message}")
+    operation = await client.update_extension(
+        database,
+        extension,
+        version=rehearsal.to_version,
+        idempotency_key=uuid.uuid4().hex,
+        wait_seconds=WAIT_SECONDS,
+    )
+    require_success(operation, f"the update of {extension}")
+    print(f"{extension} is {rehearsal.to_version}")
+
+
+async def restart(client: Client, name: str) -> None:
+    """Restart one instance, and wait until clients may be sent there again."""
+    # A key of its own: where the answer is lost, the same request begins nothing new.
+    operation = await client.restart(idempotency_key=uuid.uuid4().hex, wait_seconds=WAIT_SECONDS)
+    require_success(operation, f"the restart of {name}")
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await client.probe("readyz")).status != "ok":
+            await asyncio.sleep(0.5)
+    waiting = (await client.status()).configuration.pending_restart
+    if waiting:
+        raise FailedError(f"{name} still waits for a restart for {waiting[0].name}")
+    print(f"{name} is ready")
+
+
+async def main(command: str, *arguments: str) -> None:
+    """Do one of the three."""
+    match command, arguments:
+        case "parameters", (instance, *pairs):
+            async with connect(instance) as client:
+                await set_parameters(client, dict(pair.split("=", 1) for pair in pairs))
+        case "extension", (instance, database, extension, *version):
+            async with connect(instance) as client:
+                await update_extension(client, database, extension, *version or [None])
+        case "restart", (standby, primary):
+            for instance in (standby, primary):
+                async with connect(instance) as client:
+                    await restart(client, instance)
+        case _:
+            raise FailedError(str(__doc__))
+
+
+def explain(error: Exception) -> str:
+    """Return what went wrong, and what to do about it, in as many lines as it takes."""
+    match error:
+        case InvalidRequestError():
+            found = error.problem.errors or ()
+            return "\n".join([error.message, *(f"  {one.path}: {one.message}" for one in found)])
+        case OperationConflictError() if error.problem.operation:
+            return f"{error.message} (operation {error.problem.operation} is under way)"
+        case AnswerError():
+            return f"{error.message} ({error.problem.code})\n  {error.hint}"
+        case ClientError():
+            return f"{error.message}\n  {error.hint}"
+        case TimeoutError():
+            return "it did not become ready in time: see its status"
+        case _:
+            return str(error)
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main(*sys.argv[1:] or [""]))
+    except (ClientError, FailedError, TimeoutError, OSError, ValueError, KeyError) as failure:
+        sys.exit(explain(failure))
