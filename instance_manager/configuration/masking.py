@@ -21,13 +21,20 @@ _WORD: Final = re.compile(
     r"(?i)\b((?:password|sslpassword|passwd|ldapbindpasswd|radiussecrets|oauth_client_secret"
     r"|client_secret|secret|token)\s*=\s*)('(?:[^'\\]|\\.|'')*'|\"(?:[^\"]|\"\")*\"|[^\s\"',]+)"
 )
-_URI: Final = re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE)
+_OPTION: Final = re.compile(
+    r'("(?:ldapbindpasswd|radiussecrets|oauth_client_secret)=)((?:[^"]|"")+)(?="|$)', re.IGNORECASE
+)
+"""An option of an access rule within quotes: its value goes on to the closing one."""
+# Bounded: else one long word would take the square of its length.
+_URI: Final = re.compile(r"\b([a-z][a-z0-9+.-]{0,31}://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE)
 _SECRET_VARIABLE: Final = re.compile(r"(?i)passw|secret|token|credential|private|api_?key")
 
 
 def mask_text(text: str) -> str:
     """Return *text* with the passwords in it hidden."""
-    return _URI.sub(rf"\g<1>{MASK}", _WORD.sub(rf"\g<1>{MASK}", text))
+    for pattern in (_OPTION, _WORD, _URI):
+        text = pattern.sub(rf"\g<1>{MASK}", text)
+    return text
 
 
 def mask_value(name: str, value: str) -> str:
@@ -109,8 +116,16 @@ def _list(value: Any) -> list[Any]:
 
 
 def _unmask_lines(lines: Iterable[Any], current: Iterable[str]) -> list[Any]:
-    secrets = {masked: line for line in current if (masked := mask_text(line)) != line}
-    return [secrets.get(line, line) if isinstance(line, str) else line for line in lines]
+    """Put secrets back; lines that look alike masked are told apart by their order."""
+    secrets: dict[str, list[str]] = {}
+    for line in current:
+        if (masked := mask_text(line)) != line:
+            secrets.setdefault(masked, []).append(line)
+    left = {masked: iter(known) for masked, known in secrets.items()}
+    return [
+        next(left[line], secrets[line][-1]) if isinstance(line, str) and line in left else line
+        for line in lines
+    ]
 
 
 def _unmasked_volumes(document: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,3 +108,30 @@ def test_what_comes_in_may_be_anything(document: dict[str, Any]) -> None:
 
     assert back.keys() == document.keys()
     assert all(problem.path for problem in mask_problems(back))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'host all all all ldap "ldapbindpasswd=hun {SECRET}" ldapprefix=x',
+        f'host all all all radius "radiussecrets=""a"",""{SECRET}"""',
+    ],
+)
+def test_an_option_within_quotes_is_hidden_up_to_its_end(line: str) -> None:
+    """Blanks, commas and doubled quotes belong to the secret."""
+    assert SECRET not in mask_text(line)
+
+
+def test_rules_that_differ_in_their_secrets_alone_keep_them() -> None:
+    """Each gets its own back: they look alike, and have an order."""
+    lines = [f"host all all all ldap ldapprefix=x ldapbindpasswd={one}" for one in "ab"]
+    document = {**DOCUMENT, "hba": lines}
+
+    assert unmask_document(mask_document(document), document)["hba"] == lines
+
+
+def test_a_long_word_is_no_burden() -> None:
+    """It takes time in proportion to its length: its square would be hours."""
+    text = "a." * 500_000
+
+    assert mask_text(text) == text
