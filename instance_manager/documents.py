@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from instance_manager.errors import Problem
+from instance_manager.errors import DataDirectoryError, DiskSpaceError, Problem
 from instance_manager.kept_documents import KeptDocument
 from instance_manager.log import get_logger
 from instance_manager.settings.configuration_document import (
@@ -48,6 +49,7 @@ class Documents:
         self._good_file = KeptDocument(lambda files: files.last_good, *keeping)
         self._has_adopted = False
         self._good: str | None = None
+        self._taking_back: asyncio.Task[None] | None = None
 
     @property
     def settings_file(self) -> Path | None:
@@ -93,8 +95,23 @@ class Documents:
             DataDirectoryError, DiskSpaceError: it can't be written; the one before stays.
         """
         document = document_of(settings)
-        await self._accepted_file.store(document)
+        try:
+            await self._accepted_file.store(document)
+        except BaseException:
+            # Given up, its thread goes on; failed, it may have been renamed already. What is
+            # written back comes after that. Nobody waits: a volume may hang.
+            self._taking_back = asyncio.create_task(self._take_back(self.accepted))
+            raise
         self.accepted, self._has_adopted = document, True
+
+    async def _take_back(self, before: Mapping[str, Any] | None) -> None:
+        try:
+            if before is None:
+                await self._accepted_file.forget()
+            else:
+                await self._accepted_file.store(before)
+        except (DataDirectoryError, DiskSpaceError, OSError) as error:
+            _log.warning("the accepted configuration was not written back", reason=str(error))
 
     async def remember_good(self, settings: Settings) -> None:
         """Keep the document of *settings* as one that a server runs with.

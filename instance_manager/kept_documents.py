@@ -95,3 +95,15 @@ class KeptDocument:
             ) from error
         content = f'{owner[:-1]}, "document": {text_of(document)}}}\n'
         write_atomically(self._path(files), content)
+
+    async def forget(self) -> None:
+        """Keep no document any more.
+
+        Raises:
+            OSError: it can't be taken away.
+        """
+        await self._turn.run("kept document", self._forget)
+
+    def _forget(self) -> None:
+        if self._is_ours():
+            self._path(self._where()).unlink(missing_ok=True)
