@@ -100,7 +100,7 @@ async def rejected(
 
 def _of_setting(name: str, error: str, file: str, line: int) -> Problem:
     where = f" ({file}, line {line})" if file else ""
-    return Problem(_path(name) if name else "", f"{error}{where}")
+    return Problem(_path(name) if name else "", f"{mask_text(error)}{where}")
 
 
 async def _of_rules(

@@ -58,12 +58,25 @@ def problems(before: str, after: str, required: Mapping[str, int]) -> Iterator[P
     old, new = _values(before), _values(after)
     for name, least in required.items():
         value = new.get(name, str(DEFAULTS[name])) if name in old | new else None
-        if value is not None and _NUMBER.fullmatch(value) and int(value) < least:
+        given = _whole_number(value) if value is not None else None
+        if given is not None and given < least:
             yield Problem(
                 f"parameters.{name}",
-                f"cannot be {int(value)} on a standby: its primary has {least}; lower it there"
+                f"cannot be {given} on a standby: its primary has {least}; lower it there"
                 " first, and here when that has arrived",
             )
+
+
+def _whole_number(text: str) -> int | None:
+    """Return what the server makes of *text*, or None for what it refuses (parse_int(), guc.c)."""
+    try:
+        # Octal as C writes it; hexadecimal, fractions and exponents as they are.
+        octal = re.fullmatch(r"\s*([+-]?)0([0-7]+)\s*", text)
+        if octal:
+            return int(f"{octal[1]}{octal[2]}", 8)
+        return int(text, 0) if "x" in text.lower() else round(float(text))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _values(text: str) -> dict[str, str]:

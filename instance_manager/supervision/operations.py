@@ -15,7 +15,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import ConflictError, ErrorCode, InstanceManagerError
-from instance_manager.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -342,6 +341,9 @@ def _failure_of(error: BaseException) -> Failure:
 
 
 def _log_unexpected(operation: Operation, error: BaseException) -> None:
+    # Here, so that the client, which shares the words of this module, needs no library for logs.
+    from instance_manager.log import get_logger
+
     get_logger("instance_manager.operations").error(
         f"{operation.kind} {operation.id!r} ended with an unexpected error",
         operation=operation.id,
