@@ -22,6 +22,7 @@ from instance_manager.client import (
     InvalidRequestError,
     OperationConflictError,
     StaleTagError,
+    UnreachableError,
     client_context,
 )
 
@@ -37,9 +38,15 @@ def connect(instance: str) -> Client:
     """Return a client for a socket on this machine, or for an address with TLS."""
     if not instance.startswith("https://"):
         return Client.unix(Path(instance))
-    token = Path(os.environ["TOKEN_FILE"]).read_text(encoding="utf-8").strip()
-    tls = client_context(ca_file=Path(os.environ["CA_FILE"]))
-    return Client.tcp(instance, token=token, tls=tls)
+    token = file_in("TOKEN_FILE").read_text(encoding="utf-8").strip()
+    return Client.tcp(instance, token=token, tls=client_context(ca_file=file_in("CA_FILE")))
+
+
+def file_in(variable: str) -> Path:
+    """Return the file that a variable of the environment names."""
+    if variable not in os.environ:
+        raise FailedError(f"{variable} is not set, which names a file")
+    return Path(os.environ[variable])
 
 
 def require_success(operation: Operation, what: str) -> None:
@@ -81,6 +88,8 @@ async def update_extension(
         print(f"  takes {lock.mode} on {lock.object}")
     if rehearsal.failure is not None:
         raise FailedError(f"the rehearsal failed: {rehearsal.failure.message}")
+    if not rehearsal.rolled_back:
+        raise FailedError("the rehearsal left something behind: look before you go on")
     operation = await client.update_extension(
         database,
         extension,
@@ -92,29 +101,48 @@ async def update_extension(
     print(f"{extension} is {rehearsal.to_version}")
 
 
+async def begin_restart(client: Client) -> Operation:
+    """Restart an instance, and wait for the end, for a while."""
+    # One key for all tries: where an answer was lost, the same request begins nothing new.
+    key = uuid.uuid4().hex
+    lost: UnreachableError | None = None
+    for _ in range(TRIES):
+        try:
+            return await client.restart(idempotency_key=key, wait_seconds=WAIT_SECONDS)
+        except UnreachableError as error:
+            lost = error
+            await asyncio.sleep(1)
+    raise lost or FailedError("nothing was tried")
+
+
 async def restart(client: Client, name: str) -> None:
     """Restart one instance, and wait until clients may be sent there again."""
-    # A key of its own: where the answer is lost, the same request begins nothing new.
-    operation = await client.restart(idempotency_key=uuid.uuid4().hex, wait_seconds=WAIT_SECONDS)
+    operation = await begin_restart(client)
     require_success(operation, f"the restart of {name}")
     async with asyncio.timeout(WAIT_SECONDS):
         while (await client.probe("readyz")).status != "ok":
             await asyncio.sleep(0.5)
-    waiting = (await client.status()).configuration.pending_restart
-    if waiting:
-        raise FailedError(f"{name} still waits for a restart for {waiting[0].name}")
+    configuration = (await client.status()).configuration
+    if configuration.errors:
+        # It runs with the last configuration that worked.
+        raise FailedError(
+            f"{name} has refused its configuration: {configuration.errors[0].message}"
+        )
+    if configuration.pending_restart:
+        raise FailedError(f"{name} waits for {configuration.pending_restart[0].name} still")
     print(f"{name} is ready")
 
 
 async def main(command: str, *arguments: str) -> None:
     """Do one of the three."""
     match command, arguments:
-        case "parameters", (instance, *pairs):
+        case "parameters", (instance, *pairs) if pairs and all("=" in pair for pair in pairs):
             async with connect(instance) as client:
                 await set_parameters(client, dict(pair.split("=", 1) for pair in pairs))
         case "extension", (instance, database, extension, *version):
             async with connect(instance) as client:
-                await update_extension(client, database, extension, *version or [None])
+                wanted = version[0] if version else None
+                await update_extension(client, database, extension, wanted)
         case "restart", (standby, primary):
             for instance in (standby, primary):
                 async with connect(instance) as client:
@@ -144,5 +172,5 @@ def explain(error: Exception) -> str:
 if __name__ == "__main__":
     try:
         asyncio.run(main(*sys.argv[1:] or [""]))
-    except (ClientError, FailedError, TimeoutError, OSError, ValueError, KeyError) as failure:
+    except (ClientError, FailedError, TimeoutError, OSError) as failure:
         sys.exit(explain(failure))

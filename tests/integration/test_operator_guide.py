@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.manager import Manager
+from tests.support.manager import Manager, until
 from tests.support.plain_server import run_as
 from tests.support.sql_extensions import own_root, write
 
@@ -100,6 +100,8 @@ def test_a_change_of_parameters_and_a_rolling_restart(primary: Manager, standby:
     ]
     for instance in (standby, primary):
         assert instance.query("SHOW max_connections") == [("120",)]
+    streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+    until(lambda: primary.query(streaming) == [(1,)], "the standby streams again")
 
 
 def test_an_extension_is_rehearsed_and_updated(primary: Manager) -> None:
@@ -121,10 +123,14 @@ def test_what_goes_wrong_is_told_with_the_way_out(primary: Manager, tmp_path: Pa
     assert wrong.returncode == 1
     assert "parameters.work_mem: invalid value" in wrong.stderr
     assert "parameters.wrok_mem" in wrong.stderr
+    started = primary.query("SELECT pg_postmaster_start_time()")
     absent = rollout("restart", tmp_path / "none.sock", primary.socket)
     assert absent.returncode == 1
     assert "is the manager running?" in absent.stderr
-    assert primary.query("SELECT 1") == [(1,)]
+    assert primary.query("SELECT pg_postmaster_start_time()") == started
+    for slip in (("parameters", primary.socket, "work_mem"), ("parameters", primary.socket), ()):
+        assert "rollout.py parameters INSTANCE NAME=VALUE" in rollout(*slip).stderr
+    assert "TOKEN_FILE is not set" in rollout("restart", "https://a:1", "https://b:1").stderr
     primary.ask("POST", "/v1/postgres/fence", Prefer="wait=60")
     fenced = rollout("restart", primary.socket, primary.socket)
     assert fenced.returncode == 1
