@@ -51,6 +51,14 @@ _EXAMPLES = {
   instance-manager extension inspect /extensions/*
   instance-manager extension inspect ./build/pgvector --postgres-major 18 --machine arm64
   instance-manager extension inspect ./pgvector --output json | jq '.volumes[].findings'""",
+    "build": """examples:
+  instance-manager extension build --package postgresql-18-pgvector \\
+    --base ghcr.io/example/postgresql:18 --output pgvector
+  instance-manager extension build --package postgresql-18-postgis-3 --name postgis \\
+    --base ./rootfs --output oci-archive:postgis.tar --format json
+  instance-manager extension build --from-directory ./installed --name mine \\
+    --base ghcr.io/example/postgresql:18 --output dir:mine
+  podman pull oci:pgvector""",
     "status": """examples:
   instance-manager status
   instance-manager status --output json | jq .phase""",
@@ -210,7 +218,7 @@ def _add_compose(commands: Commands) -> None:
 
 
 def _add_extension(commands: Commands, *, is_whole: bool) -> None:
-    summary = "look into extension volumes, wherever they lie"
+    summary = "look into extension volumes, wherever they lie, and make them"
     group: argparse.ArgumentParser = commands.add_parser(
         "extension",
         help=summary,

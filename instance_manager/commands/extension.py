@@ -1,4 +1,4 @@
-"""``extension inspect``: what directories hold as volumes, and what is wrong with it.
+"""``extension …``; here ``inspect``: what directories hold as volumes, and what is wrong with it.
 
 Needs neither settings nor a data directory nor a running server. Exit code 3 if there is any
 finding of severity error, 2 for a path that is no directory, else 0.
@@ -41,6 +41,15 @@ _MOST_VERSIONS: Final = 6
 
 
 def run(options: argparse.Namespace) -> int:
+    """Do what the group was asked for, and return the verdict."""
+    if options.action == "build":
+        from instance_manager.commands import extension_build
+
+        return extension_build.run(options)
+    return _inspect(options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
     """Inspect the paths, print what was found, and return the verdict."""
     directories = [_directory(path) for path in options.paths]
     machine = _machine(options.machine)

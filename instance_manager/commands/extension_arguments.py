@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from typing import Protocol
+
+    class Group(Protocol):
+        """What argparse adds arguments of a group to; its own class has no public name."""
+
+        def add_argument(self, *names: str, **options: Any) -> Any:
+            """Add one."""
+            ...
 
     Add = Callable[[Any, str, str], argparse.ArgumentParser]
 
@@ -20,6 +28,7 @@ def add_to(group: argparse.ArgumentParser, add: Add) -> None:
     """
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_inspect(add(actions, "inspect", "show what volumes hold, and what is wrong with it"))
+    _add_build(add(actions, "build", "make an image of an extension for a server's image"))
 
 
 def _add_inspect(command: argparse.ArgumentParser) -> None:
@@ -30,4 +39,82 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--machine", metavar="NAME", help="judge for this machine, such as x86_64 or aarch64"
+    )
+
+
+def _add_build(command: argparse.ArgumentParser) -> None:
+    what = command.add_argument_group("what it is made of")
+    what.add_argument(
+        "--package",
+        metavar="NAME[=VERSION]",
+        action="append",
+        default=[],
+        help="a Debian package; several make one image; libraries too",
+    )
+    what.add_argument(
+        "--from-directory", metavar="DIR", help="a tree that make install DESTDIR=DIR has made"
+    )
+    what.add_argument(
+        "--bundle",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="hold another extension's package too, which is required otherwise",
+    )
+    what.add_argument("--name", help="the image's name (default: by the first package)")
+    what.add_argument(
+        "--version-label", metavar="TEXT", help="its version (default: the package's)"
+    )
+    what.add_argument(
+        "--preload",
+        metavar="LIBRARY",
+        action="append",
+        default=[],
+        help="record that it is to be in shared_preload_libraries",
+    )
+    what.add_argument(
+        "--label", metavar="KEY=VALUE", action="append", default=[], help="a label of the image"
+    )
+    server = command.add_argument_group("the server that it is for")
+    server.add_argument(
+        "--base",
+        metavar="IMAGE|ROOTFS",
+        required=True,
+        help="the server's image: a name that podman knows, a directory, or an archive of files",
+    )
+    server.add_argument("--postgres-major", type=int, metavar="N", help="where it has several")
+    _add_packages(command.add_argument_group("how packages are got"))
+    result = command.add_argument_group("the result")
+    result.add_argument(
+        "--output",
+        metavar="[oci:|oci-archive:|dir:]PATH",
+        required=True,
+        help="an OCI layout (default), that as an archive, or the volume as a directory",
+    )
+    result.add_argument("--overwrite", action="store_true", help="replace an earlier result")
+    result.add_argument(
+        "--force", action="store_true", help="write it though a server would refuse it"
+    )
+    result.add_argument("--format", choices=("text", "json"), default="text", help="the summary")
+
+
+def _add_packages(group: Group) -> None:
+    group.add_argument(
+        "--sources",
+        choices=("base", "host"),
+        default="base",
+        help="whose sources and keys of apt (default: the base's)",
+    )
+    group.add_argument("--no-update", action="store_true", help="take the lists of the last time")
+    group.add_argument(
+        "--apt-option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of apt.conf(5), such as Acquire::http::Proxy=http://…",
+    )
+    group.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keeps lists and packages (default: $XDG_CACHE_HOME/instance-manager)",
     )

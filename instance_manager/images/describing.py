@@ -1,0 +1,224 @@
+"""What a volume says of itself: metadata, labels, and what scanners read.
+
+Pure: facts in, documents out. The list of parts is SPDX 2.3 (spdx.github.io/spdx-spec/v2.3); the
+stanzas in ``var/lib/dpkg/status.d`` are read by scanners that look for Debian's packages in images
+without dpkg.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from instance_manager import __version__
+from instance_manager.images.debian import package_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from instance_manager.images.models import Origin, Package
+
+SBOM: Final = "sbom.spdx.json"
+STATUS: Final = "var/lib/dpkg/status.d"
+_NONE: Final = "NOASSERTION"
+_NAMESPACE: Final = uuid.UUID("6c1d4b2e-9a55-5d0e-8c8f-0f0a2f3f8a41")
+
+
+class HashedFile(NamedTuple):
+    """A file of the volume; *build_id* is None for what is no program or has none."""
+
+    path: str
+    sha1: str
+    sha256: str
+    md5: str
+    build_id: str | None
+
+
+class Facts(NamedTuple):
+    """What is said of an image."""
+
+    name: str
+    version: str
+    major: int
+    base: str
+    base_digest: str
+    system: Mapping[str, str]
+    created: str
+    extensions: Mapping[str, str]
+    requires: tuple[str, ...]
+    environment: Mapping[str, str]
+    preload: tuple[str, ...]
+
+
+def metadata(facts: Facts) -> bytes:
+    """Return ``share/instance-manager/extension.json``."""
+    document: dict[str, object] = {
+        "name": facts.name,
+        "version": facts.version,
+        "created": facts.created,
+        "base": f"{facts.base}@{facts.base_digest}" if facts.base_digest else facts.base,
+        "source": f"instance-manager {__version__}",
+        "extensions": dict(sorted(facts.extensions.items())),
+        "requires": list(facts.requires),
+        "shared_preload_libraries": list(facts.preload),
+        "env": [
+            {"name": name, "value": value} for name, value in sorted(facts.environment.items())
+        ],
+    }
+    return _encoded({key: value for key, value in document.items() if value})
+
+
+def labels(facts: Facts, more: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the labels of the image, those of the user last."""
+    names = ", ".join(sorted(facts.extensions)) or "libraries"
+    sql = facts.extensions.get(facts.name) or next(iter(facts.extensions.values()), "")
+    own = {
+        "org.opencontainers.image.title": facts.name,
+        "org.opencontainers.image.description": f"{names} for PostgreSQL {facts.major}",
+        "org.opencontainers.image.version": facts.version,
+        "org.opencontainers.image.created": facts.created,
+        "org.opencontainers.image.base.name": "scratch",
+        "io.cloudnativepg.image.base.name": facts.base,
+        "io.cloudnativepg.image.base.pgmajor": str(facts.major),
+        "io.cloudnativepg.image.base.os": facts.system.get("VERSION_CODENAME", ""),
+        "io.cloudnativepg.image.sql.version": sql,
+        "io.instance-manager.postgres.major": str(facts.major),
+    }
+    return {key: value for key, value in {**own, **dict(more)}.items() if value}
+
+
+def stanza(package: Package) -> bytes:
+    """Return the package's entry in the list of what is installed."""
+    first, rest = package.control.split("\n", 1)
+    return f"{first}\nStatus: install ok installed\n{rest}".encode()
+
+
+def md5sums(package: Package, files: Sequence[HashedFile], origins: Mapping[str, Origin]) -> bytes:
+    """Return the package's list of files, as they lie in the volume."""
+    own = (
+        each
+        for each in files
+        if each.path in origins and origins[each.path].package == package.name
+    )
+    return "".join(f"{each.md5}  {each.path}\n" for each in own).encode()
+
+
+def bill(
+    facts: Facts,
+    packages: Sequence[Package],
+    files: Sequence[HashedFile],
+    origins: Mapping[str, Origin],
+) -> bytes:
+    """Return the list of parts."""
+    vendor = facts.system.get("ID", "debian")
+    identifiers = {each.name: f"SPDXRef-Package-{_idstring(each.name)}" for each in packages}
+    document: dict[str, object] = {
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": f"{facts.name}-{facts.version}",
+        "creationInfo": {
+            "created": facts.created,
+            "creators": [f"Tool: instance-manager-{__version__}"],
+        },
+        "packages": [_image(facts), *(_package(each, vendor, facts) for each in packages)],
+        "files": [_file(number, each, origins) for number, each in enumerate(files, 1)],
+        "relationships": [
+            _relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"),
+            *(_relation("SPDXRef-Image", "CONTAINS", each) for each in identifiers.values()),
+            *(
+                _relation(_owner(each, origins, identifiers), "CONTAINS", f"SPDXRef-File-{number}")
+                for number, each in enumerate(files, 1)
+            ),
+        ],
+    }
+    identity = uuid.uuid5(_NAMESPACE, json.dumps(document, sort_keys=True))
+    document["documentNamespace"] = f"https://spdx.org/spdxdocs/{facts.name}-{identity}"
+    return _encoded(document)
+
+
+def _owner(file: HashedFile, origins: Mapping[str, Origin], identifiers: Mapping[str, str]) -> str:
+    origin = origins.get(file.path)
+    return identifiers.get(origin.package, "SPDXRef-Image") if origin else "SPDXRef-Image"
+
+
+def _relation(one: str, kind: str, other: str) -> dict[str, str]:
+    return {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
+
+
+def _image(facts: Facts) -> dict[str, object]:
+    base = f"{facts.base}@{facts.base_digest}" if facts.base_digest else facts.base
+    return {
+        "SPDXID": "SPDXRef-Image",
+        "name": facts.name,
+        "versionInfo": facts.version,
+        "downloadLocation": _NONE,
+        "filesAnalyzed": False,
+        "licenseConcluded": _NONE,
+        "licenseDeclared": _NONE,
+        "copyrightText": _NONE,
+        "primaryPackagePurpose": "CONTAINER",
+        "comment": f"Extension volume for PostgreSQL {facts.major}, made for base {base}.",
+    }
+
+
+def _package(package: Package, vendor: str, facts: Facts) -> dict[str, object]:
+    address = package_url(vendor, package.name, package.version, package.architecture)
+    codename = facts.system.get("VERSION_CODENAME")
+    if codename:
+        address = f"{address}&distro={codename}"
+    found: dict[str, object] = {
+        "SPDXID": f"SPDXRef-Package-{_idstring(package.name)}",
+        "name": package.name,
+        "versionInfo": package.version,
+        "downloadLocation": _NONE,
+        "filesAnalyzed": False,
+        "licenseConcluded": _NONE,
+        "licenseDeclared": _NONE,
+        "copyrightText": _NONE,
+        "sourceInfo": f"built from: {package.source}",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": package.sha256}],
+        "externalRefs": [
+            {
+                "referenceCategory": "PACKAGE-MANAGER",
+                "referenceType": "purl",
+                "referenceLocator": address,
+            }
+        ],
+    }
+    if package.maintainer:
+        found["supplier"] = f"Organization: {package.maintainer}"
+    return found
+
+
+def _file(number: int, file: HashedFile, origins: Mapping[str, Origin]) -> dict[str, object]:
+    origin = origins.get(file.path)
+    said = [
+        f"from {origin.path}" if origin and origin.path else "",
+        origin.note if origin else "",
+        f"build id {file.build_id}" if file.build_id else "",
+    ]
+    found: dict[str, object] = {
+        "SPDXID": f"SPDXRef-File-{number}",
+        "fileName": f"./{file.path}",
+        "checksums": [
+            {"algorithm": "SHA1", "checksumValue": file.sha1},
+            {"algorithm": "SHA256", "checksumValue": file.sha256},
+        ],
+        "licenseConcluded": _NONE,
+        "licenseInfoInFiles": [_NONE],
+        "copyrightText": _NONE,
+    }
+    if any(said):
+        found["comment"] = "; ".join(filter(None, said))
+    return found
+
+
+def _idstring(name: str) -> str:
+    """Return a name as identifiers may have it: letters, digits, dots and hyphens."""
+    return name.replace("+", "-plus-")
+
+
+def _encoded(document: object) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
