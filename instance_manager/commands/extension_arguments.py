@@ -61,6 +61,13 @@ def _add_build(command: argparse.ArgumentParser) -> None:
         default=[],
         help="hold another extension's package too, which is required otherwise",
     )
+    what.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="leave out files of the extension, such as 'lib/postgis_sfcgal-3.so'",
+    )
     what.add_argument("--name", help="the image's name (default: by the first package)")
     what.add_argument(
         "--version-label", metavar="TEXT", help="its version (default: the package's)"

@@ -79,6 +79,7 @@ def request_of(options: argparse.Namespace) -> Request:
         major=options.postgres_major,
         version=options.version_label,
         bundled=frozenset(options.bundle),
+        excluded=tuple(options.exclude),
         preload=tuple(options.preload),
         labels=tuple(_pair("--label", text) for text in options.label),
         apt_options=tuple("=".join(_pair("--apt-option", text)) for text in options.apt_option),

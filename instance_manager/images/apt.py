@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from instance_manager.errors import UsageError
 from instance_manager.images.debian import bare_package
@@ -17,11 +19,11 @@ from instance_manager.images.tools import BuildError, program, run_tool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from instance_manager.images.base import Base
     from instance_manager.supervision.children import Children
 
+_HERE: Final = re.compile(r"^'file:/*(/[^']+)' (\S+) \d+", re.MULTILINE)
 _KEYS: Final = re.compile(r"(signed-by\s*[=:]\s*)(/[^\s\]]+)", re.IGNORECASE)
 
 
@@ -125,7 +127,13 @@ class Apt:
                     hint="a server has what its image has; leave the package out",
                 )
         await self._try(packages, *command, "--download-only", *packages)
-        return tuple(sorted(self._file(*each) for each in plan.items()))
+        files = {self._file(*each) for each in plan.items()}
+        if not all(file.exists() for file in files):
+            # What is on this host already, apt takes from where it is.
+            said = await self._try(packages, *command, "--print-uris", *packages)
+            here = {name: Path(unquote(path)) for path, name in _HERE.findall(said)}
+            files = {file if file.exists() else here.get(file.name, file) for file in files}
+        return tuple(sorted(files))
 
     async def _plan(self, packages: Sequence[str]) -> dict[str, tuple[str, str]]:
         """Return what would be installed: versions and architectures by name."""

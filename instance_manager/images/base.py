@@ -121,7 +121,7 @@ async def _image(children: Children, name: str, work: Path) -> AsyncGenerator[tu
     )
     if not found.status.is_success:
         raise UsageError(
-            f"cannot use base {name!r}: no directory or file is there, and podman has no such image",
+            f"cannot use base {name!r}: no directory or file is there, and no image of podman",
             hint=f"podman pull {name}; podman says: {found.errors.strip()[-300:]}",
         )
     digest = found.output.strip()

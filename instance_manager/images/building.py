@@ -178,7 +178,8 @@ async def _packages(
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(unpack_in_turn(file)) for file in files]
-    except* BuildError as failed:
+    except ExceptionGroup as failed:
+        # One that is damaged says enough.
         first = failed.exceptions[0]
         raise first from first.__cause__
     asked = frozenset(map(debian.bare_package, request.packages))
@@ -195,8 +196,8 @@ def _lay_out(request: Request, base: Base, packages: tuple[Package, ...], work: 
     volume = VolumeTree(work / "volume", request.name)
     union = Union(packages, base)
     if request.directory is not None:
-        lay_out_directory(volume, request.directory)
-    lay_out(volume, union, packages, base.major)
+        lay_out_directory(volume, request.directory, request.excluded)
+    lay_out(volume, union, packages, base.major, request.excluded)
     closure = Closure(volume, union, packages, base)
     asked = frozenset(map(debian.bare_package, request.packages))
     plain = [each for each in packages if each.name in asked and each.role is Role.LIBRARY]

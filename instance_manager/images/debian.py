@@ -15,7 +15,10 @@ from instance_manager.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+|/[a-z][a-z0-9.-]*)?")
+# Apt takes a minus or plus at the end for an order of its own, as long as no package is called so.
+_PACKAGE: Final = re.compile(
+    r"[a-z0-9][a-z0-9+.-]*(?:[a-z0-9]|\+\+)(?:=[A-Za-z0-9.+:~-]+|/[a-z][a-z0-9.-]*)?"
+)
 _MAJOR: Final = re.compile(r"postgresql-(\d+)-|postgresql-[a-z].*-(\d+)$")
 _ALTERNATIVE: Final = re.compile(r"--(?:install|slave)\s+(\S+)\s+\S+\s+(\S+)")
 _ASSIGNMENT: Final = re.compile(r'^\s*(\w+)="?([^"\n]*)"?$', re.MULTILINE)

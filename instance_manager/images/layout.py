@@ -5,8 +5,12 @@ Pure: paths and bytes in, paths and bytes out. Paths are those of a root, withou
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PLACES: Final = (
     (re.compile(r"usr/lib/postgresql/(\d+)/lib/(.+)"), r"lib/\2"),
@@ -33,11 +37,11 @@ _TREE_SHARE: Final = re.compile(
 )
 _TREE_BIN: Final = re.compile(r"(?:.*/)?bin/([^/]+)")
 _TREE_NOT: Final = re.compile(r"(?:.*/)?(?:bitcode|pgxs|include|doc|man|locale)/.+")
-_TREE_LICENCE: Final = re.compile(r"(COPYING|LICEN[CS]E|COPYRIGHT)[^/]*", re.IGNORECASE)
+_TREE_LICENCE: Final = re.compile(r"(?i:(?:COPYING|LICEN[CS]E|COPYRIGHT)[^/]*)")
 
 
 class Placed(NamedTuple):
-    """Where a file goes; *place* is empty for what is left out, for a *reason* where it matters."""
+    """Where a file goes; *place* is empty for what is left out, with a *reason* if it matters."""
 
     place: str = ""
     reason: str = ""
@@ -75,6 +79,13 @@ def place_in_tree(path: str) -> Placed:
     if _TREE_LICENCE.fullmatch(path):
         return Placed(f"licenses/{path}")
     return Placed(reason="files outside of PostgreSQL's directories")
+
+
+def without(where: Placed, excluded: Sequence[str]) -> Placed:
+    """Return where a file goes: nowhere if one of the patterns is of its place."""
+    if any(fnmatch.fnmatchcase(where.place, pattern) for pattern in excluded):
+        return Placed(reason="what --exclude names")
+    return where
 
 
 def is_of_an_extension(path: str) -> bool:

@@ -50,6 +50,7 @@ class Request:
     major: int | None = None
     version: str | None = None
     bundled: frozenset[str] = frozenset()
+    excluded: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     apt_options: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.errors import PermanentError
+from instance_manager.errors import DiskSpaceError, PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +47,7 @@ async def run_tool(
 
     Raises:
         BuildError: it failed, and *check* is set; with its last words.
+        DiskSpaceError: it failed for lack of space.
     """
     done = await children.run(
         name,
@@ -55,6 +56,8 @@ async def run_tool(
         deadline_seconds=deadline_seconds,
     )
     if check and not done.status.is_success:
+        if "No space left on device" in done.errors:
+            raise DiskSpaceError(f"cannot finish {name}: no space left: {arguments[-1]}")
         words = (done.errors.strip() or done.output.strip())[-_SHOWN:]
         raise BuildError(f"cannot finish {name}: {done.status}: {words}")
     return done

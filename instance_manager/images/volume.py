@@ -88,7 +88,13 @@ class VolumeTree:
         return place
 
 
-def lay_out(volume: VolumeTree, union: Union, packages: Sequence[Package], major: int) -> None:
+def lay_out(
+    volume: VolumeTree,
+    union: Union,
+    packages: Sequence[Package],
+    major: int,
+    excluded: Sequence[str] = (),
+) -> None:
     """Put the files of the extension's own packages where a server looks for them.
 
     Links within the volume stay links; what leads out of it becomes a copy.
@@ -103,7 +109,7 @@ def lay_out(volume: VolumeTree, union: Union, packages: Sequence[Package], major
             continue
         own = dict(files_of(package))
         for path in sorted({*own, *(link for link, _ in package.links)}):
-            where = layout.place_of(path, major)
+            where = layout.without(layout.place_of(path, major), excluded)
             if where.place:
                 placed[path] = (where.place, package)
             elif where.reason:
@@ -148,14 +154,14 @@ def _put_all(volume: VolumeTree, union: Union, placed: dict[str, tuple[str, Pack
         volume.put(place, found)
 
 
-def lay_out_directory(volume: VolumeTree, directory: Path) -> None:
+def lay_out_directory(volume: VolumeTree, directory: Path, excluded: Sequence[str] = ()) -> None:
     """Put the files of a tree that was installed into where a server looks for them."""
     from instance_manager.images.packages import Found
 
     left: dict[str, int] = {}
     for place in _sorted_files(directory):
         path = str(place.relative_to(directory))
-        where = layout.place_in_tree(path)
+        where = layout.without(layout.place_in_tree(path), excluded)
         if where.place and volume.has(where.place):
             raise BuildError(
                 f"cannot lay out {directory}: two files of it would be {where.place}",

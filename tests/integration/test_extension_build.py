@@ -1,0 +1,544 @@
+"""``extension build`` with the host's apt and dpkg, on a base that is made up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from instance_manager.extensions.metadata import parse
+from tests.support.made_objects import make_object
+from tests.support.manager import until
+from tests.support.package_repository import (
+    EXTENSIONS,
+    LIBRARIES,
+    MADE,
+    SERVER_LIBRARIES,
+    Repository,
+    make_base,
+    put,
+)
+from tests.support.volumes import tmpfs
+
+SECONDS: Final = 90
+THING: Final = "postgresql-18-thing-1"
+SCRIPT: Final = "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';\n"
+LOADING: Final = "LOAD '$libdir/thing';\nSELECT 'LOAD ''$libdir/thing''';\n"
+CONTROL: Final = "default_version = '1.0'\nrequires = 'other, plpgsql'\n"
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("apt-get") or not shutil.which("dpkg-deb"), reason="there is no apt here"
+)
+
+
+@dataclass
+class Site:
+    """A base, a repository, and a directory for results."""
+
+    base: Path
+    repository: Repository
+    results: Path
+    cache: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        program = [sys.executable, "-m", "instance_manager", "extension", "build"]
+        given = [f"--base={self.base}", f"--cache={self.cache}"]
+        return [*program, *given, *arguments]
+
+    def run(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Build, and return how it ended."""
+        return subprocess.run(
+            self.command(*arguments),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            **more,
+        )
+
+    def built(self, *arguments: str, name: str = "thing", **more: Any) -> Any:
+        """Build a volume as a directory that must succeed; return the summary."""
+        output = f"--output=dir:{self.results / name}"
+        given = (f"--name={name}", output, "--format=json", *arguments)
+        result = self.run(*given, **more)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def left(self) -> list[str]:
+        """Return the names in the directory for results."""
+        return sorted(os.listdir(self.results))  # noqa: PTH208 - names are what is wanted
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """Return a base and a repository with an extension, its libraries, and another extension."""
+    repository = Repository(tmp_path / "repository")
+    far = make_object(soname="libfar.so.1", needed=("libdeep.so.3", "libc.so.6"), exports=("far",))
+    deep = make_object(soname="libdeep.so.3", exports=("deep",), build_id=b"d" * 20)
+    module = (
+        make_object(
+            needed=("libfar.so.1", "libhad.so.1", "libc.so.6"), wants=("dlopen", "far", "palloc")
+        )
+        + b"\0libopened.so.2\0libnowhere.so.9\0"
+    )
+    repository.add("libdeep3", {f"{LIBRARIES}/libdeep.so.3": deep})
+    repository.add(
+        "libfar1",
+        {
+            f"{LIBRARIES}/libfar.so.1": Path("libfar.so.1.2.3"),
+            f"{LIBRARIES}/libfar.so.1.2.3": far,
+            "usr/share/far/unused": "data",
+        },
+        depends=("libdeep3",),
+    )
+    opened = make_object(soname="libopened.so.2", exports=("opened",))
+    repository.add("libopened2", {f"{LIBRARIES}/libopened.so.2": opened})
+    repository.add(
+        "postgresql-18-other",
+        {
+            f"{EXTENSIONS}/other.control": "default_version = '2'\n",
+            f"{EXTENSIONS}/other--2.sql": SCRIPT,
+            f"{SERVER_LIBRARIES}/other.so": make_object(needed=("libc.so.6",)),
+        },
+    )
+    link = f"/{EXTENSIONS}/thing.control postgresql-18-thing /{EXTENSIONS}/thing-1.control"
+    repository.add(
+        THING,
+        {
+            f"{EXTENSIONS}/thing-1.control": CONTROL,
+            f"{EXTENSIONS}/thing--1.0.sql": SCRIPT,
+            f"{EXTENSIONS}/thing--0.9--1.0.sql": LOADING,
+            f"{EXTENSIONS}/thing--0.8--1.0.sql": Path("thing--0.9--1.0.sql"),
+            f"{SERVER_LIBRARIES}/thing.so": module,
+            f"{SERVER_LIBRARIES}/bitcode/thing.index.bc": b"BC",
+            "usr/lib/postgresql/18/bin/thingctl": "#!/bin/sh\n",
+            "usr/include/postgresql/18/server/thing.h": "int thing;",
+        },
+        depends=("libfar1", "libopened2", "postgresql-18-other"),
+        postinst=f"update-alternatives \\\n  --install {link} 10\n",
+    )
+    results = tmp_path / "results"
+    results.mkdir()
+    return Site(
+        make_base(tmp_path / "base", repository.place), repository, results, tmp_path / "cache"
+    )
+
+
+def contents(volume: Path) -> dict[str, str]:
+    """Return the paths of a volume, and where its links lead."""
+    return {
+        str(each.relative_to(volume)): os.readlink(each) if each.is_symlink() else ""  # noqa: PTH115
+        for each in volume.rglob("*")
+        if each.is_symlink() or not each.is_dir()
+    }
+
+
+def test_a_package_becomes_a_volume_with_what_the_base_lacks(site: Site) -> None:
+    """Own files, libraries of libraries, one that is opened by name, licences; nothing else."""
+    summary = site.built(f"--package={THING}")
+
+    assert contents(site.results / "thing") == {
+        "bin/thingctl": "",
+        "lib/thing.so": "",
+        "licenses/libdeep3/copyright": "",
+        "licenses/libfar1/copyright": "",
+        "licenses/libopened2/copyright": "",
+        f"licenses/{THING}/copyright": "",
+        "sbom.spdx.json": "",
+        "share/extension/thing--0.8--1.0.sql": "thing--0.9--1.0.sql",
+        "share/extension/thing--0.9--1.0.sql": "",
+        "share/extension/thing--1.0.sql": "",
+        "share/extension/thing.control": "",
+        "share/instance-manager/extension.json": "",
+        "system/libdeep.so.3": "",
+        "system/libfar.so.1": "libfar.so.1.2.3",
+        "system/libfar.so.1.2.3": "",
+        "system/libopened.so.2": "",
+        **{
+            f"var/lib/dpkg/status.d/{name}{suffix}": ""
+            for name in ("libdeep3", "libfar1", "libopened2", THING)
+            for suffix in ("", ".md5sums")
+        },
+    }
+    reasons = {each["name"]: (each["needed_by"], each["opened"]) for each in summary["libraries"]}
+    assert reasons == {
+        "libfar.so.1": ("lib/thing.so", False),
+        "libdeep.so.3": ("system/libfar.so.1.2.3", False),
+        "libopened.so.2": ("lib/thing.so", True),
+    }
+    assert summary["requires"] == ["other"]
+    left = [each["what"] for each in summary["left_out"]]
+    assert {"postgresql-18-other", "headers", "bitcode, which no volume can offer"} <= set(left)
+    assert [each for each in summary["findings"] if each["severity"] == "error"] == []
+
+
+def test_what_a_script_loads_is_found_in_a_volume(site: Site) -> None:
+    """LOAD with $libdir never looks into volumes, so it is taken out; in quoted text too."""
+    site.built(f"--package={THING}")
+
+    script = site.results / "thing/share/extension/thing--0.9--1.0.sql"
+    assert script.read_text() == "LOAD 'thing';\nSELECT 'LOAD ''thing''';\n"
+
+
+def test_the_metadata_is_what_the_manager_reads(site: Site) -> None:
+    """Without a problem, and with what was asked for."""
+    site.built(f"--package={THING}", "--preload=thing")
+
+    file = site.results / "thing/share/instance-manager/extension.json"
+    parsed = parse(file.read_bytes())
+
+    assert parsed.problems == ()
+    assert parsed.metadata.requires == ("other",)
+    assert parsed.metadata.shared_preload_libraries == ("thing",)
+    assert dict(parsed.metadata.provenance)["version"] == "1.0-1"
+
+
+def test_the_same_inputs_give_the_same_bytes(site: Site, tmp_path: Path) -> None:
+    """Whoever builds, when and where: other umask, directory, time zone, and times of files."""
+    digests = set[str]()
+    for number, (umask, zone) in enumerate(((0o022, "UTC"), (0o077, "Asia/Tokyo"))):
+        directory = tmp_path / f"elsewhere-{number}"
+        directory.mkdir()
+        site.cache = directory / "cache"
+        os.utime(site.repository.place / "Packages", (number + 1, number + 1))
+        output = f"oci-archive:{site.results / str(number)}"
+        result = site.run(
+            *(f"--package={THING}", "--name=thing", f"--output={output}", "--format=json"),
+            cwd=directory,
+            umask=umask,
+            env={**os.environ, "TZ": zone, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert result.returncode == 0, result.stderr
+        digests.add(json.loads(result.stdout)["digest"])
+
+    assert len(digests) == 1
+    assert (site.results / "0").read_bytes() == (site.results / "1").read_bytes()
+
+
+def test_an_image_layout_is_whole_and_says_what_it_is(site: Site) -> None:
+    """Digests are those of the blobs; files belong to root and are as old as the extension."""
+    layout = site.results / "layout"
+    result = site.run(f"--package={THING}", "--name=thing", f"--output={layout}")
+    assert result.returncode == 0, result.stderr
+
+    def blob(descriptor: dict[str, str]) -> Path:
+        algorithm, _, name = descriptor["digest"].partition(":")
+        path = layout / "blobs" / algorithm / name
+        assert str(path.stat().st_size) == str(descriptor["size"])
+        checked = subprocess.run(["sha256sum", str(path)], capture_output=True, check=True)
+        assert checked.stdout.decode().split()[0] == name
+        return path
+
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads(blob(index["manifests"][0]).read_text())
+    config = json.loads(blob(manifest["config"]).read_text())
+    with tarfile.open(blob(manifest["layers"][0])) as layer:
+        members = {member.name: member for member in layer}
+
+    assert json.loads((layout / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+    assert config["created"] == "2023-11-14T22:13:20Z"
+    assert config["config"]["Labels"]["io.cloudnativepg.image.sql.version"] == "1.0"
+    assert {(each.uid, each.gid, each.mtime) for each in members.values()} == {(0, 0, MADE)}
+    assert members["bin/thingctl"].mode == 0o755
+    assert members["lib/thing.so"].mode == 0o644
+    assert members["lib"].isdir()
+
+
+def test_the_time_of_an_image_can_be_given(site: Site) -> None:
+    """SOURCE_DATE_EPOCH, as in other tools."""
+    site.built(f"--package={THING}", env={**os.environ, "SOURCE_DATE_EPOCH": "86400"})
+
+    document = json.loads((site.results / "thing/sbom.spdx.json").read_text())
+    assert document["creationInfo"]["created"] == "1970-01-02T00:00:00Z"
+
+
+def test_scanners_find_the_packages(site: Site) -> None:
+    """Each package has its stanza, its sums by the paths of the volume, and its place in SPDX."""
+    site.built(f"--package={THING}")
+    volume = site.results / "thing"
+
+    stanza = (volume / "var/lib/dpkg/status.d/libdeep3").read_text()
+    sums = (volume / "var/lib/dpkg/status.d/libdeep3.md5sums").read_text()
+    document = json.loads((volume / "sbom.spdx.json").read_text())
+
+    assert stanza.startswith("Package: libdeep3\nStatus: install ok installed\nVersion: 1.0-1\n")
+    assert [line.split()[1] for line in sums.splitlines()] == [
+        "licenses/libdeep3/copyright",
+        "system/libdeep.so.3",
+    ]
+    checked = subprocess.run(
+        ["md5sum", "--check", "-"], input=sums, text=True, cwd=volume, check=False
+    )
+    assert checked.returncode == 0
+    addresses = {
+        each["name"]: each["externalRefs"][0]["referenceLocator"]
+        for each in document["packages"]
+        if "externalRefs" in each
+    }
+    assert addresses["libdeep3"].startswith("pkg:deb/debian/libdeep3@1.0-1?arch=")
+    library = next(
+        each for each in document["files"] if each["fileName"] == "./system/libdeep.so.3"
+    )
+    assert f"build id {(b'd' * 20).hex()}" in library["comment"]
+
+
+def test_another_extension_can_be_held_too(site: Site) -> None:
+    """With --bundle it is a part of the volume, and nothing is required."""
+    summary = site.built(f"--package={THING}", "--bundle=postgresql-18-other")
+
+    assert (site.results / "thing/lib/other.so").is_file()
+    assert summary["requires"] == []
+    assert summary["extensions"] == ["other 2", "thing 1.0"]
+
+
+def test_several_packages_make_one_image(site: Site) -> None:
+    """A flavour: whatever is asked for is in it."""
+    summary = site.built(f"--package={THING}", "--package=postgresql-18-other", name="both")
+
+    assert summary["extensions"] == ["other 2", "thing 1.0"]
+
+
+def test_libraries_alone_make_an_image(site: Site) -> None:
+    """What is asked for and no extension is taken whole, with what it needs."""
+    site.built("--package=libfar1", name="far")
+
+    assert {path for path in contents(site.results / "far") if path.startswith("system/")} == {
+        "system/libfar.so.1",
+        "system/libfar.so.1.2.3",
+        "system/libdeep.so.3",
+    }
+
+
+def test_an_installed_tree_becomes_a_volume(site: Site, tmp_path: Path) -> None:
+    """Under whatever prefix it was installed; libraries come from packages."""
+    module = make_object(needed=("libfar.so.1", "libc.so.6"))
+    put(
+        tmp_path / "installed",
+        {
+            "usr/local/pgsql/lib/mine.so": module,
+            "usr/local/pgsql/lib/bitcode/mine/mine.bc": b"BC",
+            "usr/local/pgsql/share/extension/mine.control": "default_version = '3'\n",
+            "usr/local/pgsql/share/extension/mine--3.sql": SCRIPT,
+            "LICENSE": "do what you like\n",
+        },
+    )
+    directory = f"--from-directory={tmp_path / 'installed'}"
+    refused = site.run(directory, "--name=mine", f"--output={site.results / 'mine'}")
+
+    summary = site.built(directory, "--package=libfar1", name="mine")
+
+    assert refused.returncode == 3
+    assert "lib/mine.so needs libfar.so.1" in refused.stderr
+    assert summary["version"] == "3"
+    assert {
+        "lib/mine.so",
+        "share/extension/mine--3.sql",
+        "system/libfar.so.1",
+        "licenses/LICENSE",
+    } <= (contents(site.results / "mine").keys())
+    assert "lib/mine.bc" not in contents(site.results / "mine")
+
+
+def test_an_archive_of_files_is_a_base(site: Site, tmp_path: Path) -> None:
+    """What podman export writes; a link in it leads nothing out of it."""
+    archive, outside = tmp_path / "base.tar", tmp_path / "outside"
+    outside.mkdir()
+    with tarfile.open(archive, "w") as files:
+        files.add(site.base, ".")
+        away = tarfile.TarInfo("usr/lib/away")
+        away.type, away.linkname = tarfile.SYMTYPE, str(outside)
+        files.addfile(away)
+        files.addfile(tarfile.TarInfo("usr/lib/away/written"))
+        files.addfile(tarfile.TarInfo("usr/lib/../../../../outside/written"))
+    site.base = archive
+
+    site.built(f"--package={THING}")
+
+    assert list(outside.iterdir()) == []
+    assert (site.results / "thing/system/libfar.so.1").exists()
+
+
+def test_a_base_that_is_too_old_is_named(site: Site) -> None:
+    """A version that the base's library lacks is found before the image is written."""
+    module = make_object(needed=("libhad.so.1",), needs={"libhad.so.1": ("HAD_2",)})
+    site.repository.add("postgresql-18-new", {f"{SERVER_LIBRARIES}/new.so": module})
+
+    result = site.run("--package=postgresql-18-new", f"--output={site.results / 'new'}")
+
+    assert result.returncode == 3
+    assert "libhad.so.1(HAD_2)" in result.stderr
+    assert "older than the package" in result.stderr
+    assert site.left() == []
+
+
+def test_an_image_with_errors_is_written_by_force_only(site: Site) -> None:
+    """An error of preflight refuses the image; --force writes it and tells."""
+    broken = {f"{EXTENSIONS}/bad.control": "magic = 1\n", f"{EXTENSIONS}/bad--1.sql": SCRIPT}
+    site.repository.add("postgresql-18-bad", broken)
+
+    refused = site.run("--package=postgresql-18-bad", f"--output={site.results / 'bad'}")
+    left = site.left()
+    forced = site.built("--package=postgresql-18-bad", "--force", name="bad")
+
+    assert (refused.returncode, left) == (3, [])
+    assert "EXT012" in refused.stderr
+    assert [each["code"] for each in forced["findings"] if each["severity"] == "error"] == [
+        "EXT012"
+    ]
+
+
+def test_a_link_that_leads_nowhere_is_named(site: Site) -> None:
+    """It would break the list of extensions for the whole server."""
+    files = {f"{EXTENSIONS}/lost.control": Path("/etc/alternatives/lost.control")}
+    site.repository.add("postgresql-18-lost", files)
+
+    result = site.run("--package=postgresql-18-lost", f"--output={site.results / 'lost'}")
+
+    assert result.returncode == 1
+    assert f"{EXTENSIONS}/lost.control is a link to etc/alternatives/lost.control" in result.stderr
+    assert site.left() == []
+
+
+def test_an_archive_without_a_signature_is_refused(site: Site, tmp_path: Path) -> None:
+    """The base's keys decide whom packages are taken from."""
+    site.base = make_base(tmp_path / "strict", site.repository.place, options="")
+    packages = (site.repository.place / "Packages").read_bytes()
+    entry = f" {hashlib.sha256(packages).hexdigest()} {len(packages)} Packages"
+    (site.repository.place / "Release").write_text(f"Suite: trial\nSHA256:\n{entry}\n")
+
+    result = site.run(f"--package={THING}", f"--output={site.results / 'thing'}")
+
+    assert result.returncode == 1
+    assert "is not signed" in result.stderr
+    assert site.left() == []
+
+
+def test_a_package_that_is_nowhere_is_named(site: Site) -> None:
+    """With the base, and where else it could come from."""
+    result = site.run("--package=postgresql-18-none", f"--output={site.results / 'none'}")
+
+    assert result.returncode == 1
+    assert "postgresql-18-none" in result.stderr
+    assert "--sources host" in result.stderr
+
+
+def test_files_of_the_extension_can_be_left_out(site: Site) -> None:
+    """And with them all that only they need."""
+    site.built(f"--package={THING}", "--exclude=lib/*.so")
+
+    assert not any(
+        path.startswith(("lib/", "system/")) for path in contents(site.results / "thing")
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_leaves_nothing(site: Site, number: signal.Signals) -> None:
+    """Neither a half result nor the directory that it was made in."""
+    command = site.command(f"--package={THING}", f"--output={site.results / 'thing'}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        until(site.left, "the build has begun")
+        process.send_signal(number)
+        process.communicate(timeout=SECONDS)
+
+    assert process.returncode == 128 + signal.SIGINT
+    assert site.left() == []
+
+
+def test_a_full_disk_leaves_what_was_there(site: Site, tmp_path: Path) -> None:
+    """The result of an earlier build is replaced by a whole one only."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a small file system")
+    site.repository.add(
+        "postgresql-18-big", {f"{SERVER_LIBRARIES}/big.so": make_object() + os.urandom(1 << 23)}
+    )
+    with tmpfs(tmp_path / "small", 1 << 22) as small:
+        place = tmp_path / "small" / "result"
+        first = site.run(f"--package={THING}", "--name=thing", f"--output={place}")
+        before = (place / "index.json").read_bytes()
+        result = site.run("--package=postgresql-18-big", f"--output={place}", "--overwrite")
+        left = [each.name for each in (tmp_path / "small").iterdir() if each.name != "lost+found"]
+
+        assert small is not None
+        assert first.returncode == 0, first.stderr
+        assert result.returncode == 4, result.stderr
+        assert "no space left" in result.stderr
+        assert left == ["result"]
+        assert (place / "index.json").read_bytes() == before
+
+
+def replaced(site: Site) -> Path:
+    place = site.results / "thing"
+    place.mkdir()
+    (place / "precious").write_text("data")
+    return place
+
+
+def test_only_results_of_builds_are_replaced(site: Site) -> None:
+    """A directory with something else is never taken away."""
+    place = replaced(site)
+
+    result = site.run(f"--package={THING}", f"--output={place}", "--overwrite")
+
+    assert result.returncode == 2
+    assert (place / "precious").read_text() == "data"
+
+
+def test_a_result_can_be_replaced(site: Site) -> None:
+    """By what is built anew, and only where that is asked for."""
+    site.built(f"--package={THING}")
+    refused = site.run(
+        f"--package={THING}", "--name=thing", f"--output=dir:{site.results / 'thing'}"
+    )
+
+    site.built(f"--package={THING}", "--overwrite", "--exclude=bin/*")
+
+    assert refused.returncode == 2
+    assert "--overwrite" in refused.stderr
+    assert not (site.results / "thing/bin").exists()
+    assert site.left() == ["thing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--package=-oDebug=1", "--output=x"), "no name of a package"),
+        (("--output=x", "--name=x"), "from nothing"),
+        (("--package=p-1", "--output=tar:x"), "--output"),
+        (("--package=p-1", "--output=x", "--name=Bad"), "name a volume"),
+        (("--package=p-1", "--output=/nowhere/x"), "no directory /nowhere"),
+        (("--package=p-1", "--output=x", "--label=nothing"), "KEY=VALUE"),
+        (("--package=p-1", "--output=x", "--base=./gone"), "cannot use base './gone'"),
+    ],
+)
+def test_what_can_not_be_asked_for_is_told(
+    site: Site, arguments: tuple[str, ...], words: str
+) -> None:
+    """Before anything is fetched, with exit code 2."""
+    result = site.run(*arguments, cwd=site.results)
+
+    assert (result.returncode, site.left()) == (2, [])
+    assert words in result.stderr
+
+
+def test_people_read_what_came_of_it(site: Site) -> None:
+    """Sizes, libraries and why, what was left out; progress on a terminal only."""
+    result = site.run(
+        f"--package={THING}", "--name=thing", f"--output=dir:{site.results / 'thing'}"
+    )
+
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "needed by system/libfar.so.1.2.3" in result.stdout
+    assert "postgresql-18-other" in result.stdout
+    assert stat.S_IMODE((site.results / "thing").stat().st_mode) == 0o755
