@@ -291,15 +291,12 @@ def _describe(content: _Content, request: Request, base: Base, epoch: int) -> de
     volume.write(METADATA, describing.metadata(facts))
     givers = {origin.package for origin in origins.values()}
     packages = [each for each in content.packages if each.name in givers]
-    files = [
-        _hashed(volume.root / path, path)
-        for path in volume.files()
-        if not (volume.root / path).is_symlink()
-    ]
+    files = _hashed_files(volume)
     for package in packages:
         volume.write(f"{describing.STATUS}/{package.name}", describing.stanza(package))
         sums = describing.md5sums(package, files, origins)
         volume.write(f"{describing.STATUS}/{package.name}.md5sums", sums)
+    files = _hashed_files(volume)
     volume.write(describing.SBOM, describing.bill(facts, packages, files, origins))
     return facts
 
@@ -307,6 +304,14 @@ def _describe(content: _Content, request: Request, base: Base, epoch: int) -> de
 def _version(packages: Sequence[Package], versions: dict[str, str]) -> str:
     own = [each.version for each in packages if each.role is Role.OWN]
     return next(iter([*own, *versions.values(), *(each.version for each in packages)]), "0")
+
+
+def _hashed_files(volume: VolumeTree) -> list[describing.HashedFile]:
+    return [
+        _hashed(volume.root / path, path)
+        for path in volume.files()
+        if not (volume.root / path).is_symlink()
+    ]
 
 
 def _hashed(place: Path, path: str) -> describing.HashedFile:

@@ -7,6 +7,7 @@ without dpkg.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -122,14 +123,19 @@ def bill(
             "created": facts.created,
             "creators": [f"Tool: instance-manager-{__version__}"],
         },
-        "packages": [_image(facts), *(_package(each, vendor, facts) for each in packages)],
+        "packages": [_image(facts, files), *(_package(each, vendor, facts) for each in packages)],
         "files": [_file(number, each, origins) for number, each in enumerate(files, 1)],
         "relationships": [
             _relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"),
             *(_relation("SPDXRef-Image", "CONTAINS", each) for each in identifiers.values()),
             *(
-                _relation(_owner(each, origins, identifiers), "CONTAINS", f"SPDXRef-File-{number}")
+                _relation("SPDXRef-Image", "CONTAINS", f"SPDXRef-File-{number}")
+                for number, _ in enumerate(files, 1)
+            ),
+            *(
+                _relation(f"SPDXRef-File-{number}", "GENERATED_FROM", owner)
                 for number, each in enumerate(files, 1)
+                if (owner := _owner(each, origins, identifiers))
             ),
         ],
     }
@@ -140,21 +146,27 @@ def bill(
 
 def _owner(file: HashedFile, origins: Mapping[str, Origin], identifiers: Mapping[str, str]) -> str:
     origin = origins.get(file.path)
-    return identifiers.get(origin.package, "SPDXRef-Image") if origin else "SPDXRef-Image"
+    return identifiers.get(origin.package, "") if origin else ""
 
 
 def _relation(one: str, kind: str, other: str) -> dict[str, str]:
     return {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
 
 
-def _image(facts: Facts) -> dict[str, object]:
+def _image(facts: Facts, files: Sequence[HashedFile]) -> dict[str, object]:
+    sums = "".join(sorted(each.sha1 for each in files))
+    code = hashlib.sha1(sums.encode(), usedforsecurity=False).hexdigest()
     base = f"{facts.base}@{facts.base_digest}" if facts.base_digest else facts.base
     return {
         "SPDXID": "SPDXRef-Image",
         "name": facts.name,
         "versionInfo": facts.version,
         "downloadLocation": _NONE,
-        "filesAnalyzed": False,
+        "filesAnalyzed": True,
+        "packageVerificationCode": {
+            "packageVerificationCodeValue": code,
+            "packageVerificationCodeExcludedFiles": [f"./{SBOM}"],
+        },
         "licenseConcluded": _NONE,
         "licenseDeclared": _NONE,
         "copyrightText": _NONE,
