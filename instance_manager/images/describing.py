@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager import __version__
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 SBOM: Final = "sbom.spdx.json"
 STATUS: Final = "var/lib/dpkg/status.d"
 _NONE: Final = "NOASSERTION"
-_NAMESPACE: Final = uuid.UUID("6c1d4b2e-9a55-5d0e-8c8f-0f0a2f3f8a41")
 
 
 class HashedFile(NamedTuple):
@@ -139,7 +137,7 @@ def bill(
             ),
         ],
     }
-    identity = uuid.uuid5(_NAMESPACE, json.dumps(document, sort_keys=True))
+    identity = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     document["documentNamespace"] = f"https://spdx.org/spdxdocs/{facts.name}-{identity}"
     return _encoded(document)
 
