@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from instance_manager import log
 from instance_manager.configuration.access_rules import hba_problems, ident_problems
+from instance_manager.configuration.masking import mask_text
 from instance_manager.configuration.plan import Plan, changed_sections, plan
 from instance_manager.configuration.rendering import without
 from instance_manager.errors import (
@@ -36,6 +37,7 @@ from instance_manager.settings.configuration_document import (
     tag_of,
 )
 from instance_manager.settings_watch import SettingsFile
+from instance_manager.supervision.cleanup import undisturbed
 from instance_manager.supervision.states import Event, State
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ class Configuration:
         self._use = use
         self._hurry = hurry
         self._turn = asyncio.Lock()
+        self._taken: Settings | None = None
+        """What the application under way has put into force."""
         path = startup.documents.settings_file
         self._file = None if path is None else SettingsFile(path)
 
@@ -273,13 +277,13 @@ class Configuration:
                 yield connection
         except psycopg.Error as error:
             raise UnresponsiveError(
-                "cannot ask the server about its configuration: it does not answer",
-                hint="see whether it accepts connections, then try again",
+                f"cannot ask the server about its configuration: {mask_text(str(error).strip())}",
+                hint="see whether it accepts connections of its superuser, then try again",
             ) from error
 
     def _take(self, settings: Settings) -> None:
         """Have the next start use *settings*; one that had failed is tried with them."""
-        self._startup.settings = settings
+        self._startup.settings = self._taken = settings
         self._use(settings)
         if self._supervisor.state is State.FAILED:
             self._supervisor.handle(Event.CAUSE_GONE)
@@ -347,12 +351,13 @@ class Configuration:
     @asynccontextmanager
     async def _or_as_before(self) -> AsyncGenerator[None]:
         """Bring back what was in force, if what is done in the context fails or is given up."""
-        before = self._startup.settings
+        before, self._taken = self._startup.settings, None
         try:
             yield
         except BaseException:
-            if self._startup.settings is not before:
-                await asyncio.shield(self._restore(before))
+            # A start may have fallen back meanwhile: what it took is not ours to take back.
+            if self._taken is not None and self._startup.settings is self._taken:
+                await undisturbed(self._restore(before))
             raise
 
     async def _restore(self, before: Settings) -> None:

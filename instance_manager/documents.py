@@ -10,6 +10,7 @@ from instance_manager.kept_documents import KeptDocument
 from instance_manager.log import get_logger
 from instance_manager.settings.configuration_document import (
     document_of,
+    tag_of,
     text_of,
     with_document,
 )
@@ -48,13 +49,20 @@ class Documents:
         self._accepted_file = KeptDocument(lambda files: files.accepted, *keeping)
         self._good_file = KeptDocument(lambda files: files.last_good, *keeping)
         self._has_adopted = False
-        self._good: str | None = None
+        self._good: Settings | None = None
+        self._tagged: tuple[Settings, str] | None = None
         self._taking_back: asyncio.Task[None] | None = None
 
     @property
     def settings_file(self) -> Path | None:
         """The settings file; None where there is none."""
         return self._load.file
+
+    def tag(self, settings: Settings) -> str:
+        """Return the tag of the document of *settings*; made once for those that are in force."""
+        if self._tagged is None or self._tagged[0] is not settings:
+            self._tagged = settings, tag_of(document_of(settings))
+        return self._tagged[1]
 
     async def read_settings(self, document: Mapping[str, Any] | None = None) -> Settings:
         """Read the settings, with *document* in the place of the accepted one.
@@ -119,10 +127,9 @@ class Documents:
         Raises:
             DataDirectoryError, DiskSpaceError: it can't be written; the one before stays.
         """
-        document = document_of(settings)
-        if (text := text_of(document)) != self._good:
-            await self._good_file.store(document)
-            self._good = text
+        if settings is not self._good:
+            await self._good_file.store(document_of(settings))
+            self._good = settings
 
     async def fall_back(
         self, settings: Settings, reason: str, journal: Journal

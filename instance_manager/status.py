@@ -13,7 +13,6 @@ from instance_manager.configuration.masking import mask_value
 from instance_manager.extensions.models import Severity
 from instance_manager.extensions.models import State as VolumeState
 from instance_manager.health.verdicts import readyz
-from instance_manager.settings.configuration_document import document_of, tag_of
 from instance_manager.supervision.states import Phase, State, phase_of
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ def configuration_of(startup: Startup, observer: Observer) -> models.Configurati
     return models.ConfigurationStatus(
         source=startup.settings.configuration.source,
         generation=startup.generation,
-        etag=tag_of(document_of(startup.settings)),
+        etag=startup.documents.tag(startup.settings),
         loaded=is_loaded(observer, startup) or False,
         pending_restart=tuple(
             models.PendingRestart(

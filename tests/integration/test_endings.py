@@ -393,7 +393,12 @@ ARCHIVING = {"archive_mode": "on", "archive_command": "true"}
 
 def kill_process(manager: Manager, kind: str, number: signal.Signals = signal.SIGKILL) -> None:
     """Kill a process of the server, by its kind, while a session that is idle lasts."""
-    find = "SELECT pid FROM pg_stat_activity WHERE backend_type = %s AND pid <> pg_backend_pid()"
+    # Of the backends one that stays: the manager's questions come and go.
+    find = (
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = %s AND pid <> pg_backend_pid()"
+        " AND application_name <> 'instance-manager'"
+        " AND (backend_type <> 'client backend' OR state = 'idle')"
+    )
     with contextlib.suppress(psycopg.OperationalError), manager.sql(), manager.sql() as asking:
         rows = until(lambda: asking.execute(find, [kind]).fetchall(), f"there is a {kind}")
         os.kill(rows[0][0], number)
