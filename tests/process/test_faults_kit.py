@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,13 +24,36 @@ def ready(manager: Manager) -> Manager:
     return manager.trust().start().until_ready()
 
 
+@contextmanager
+def _frozen_postgres(ready: Manager) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a second postgres that stands still before its first step, and kill it at the end.
+
+    Left alone, it lives for a few milliseconds: a stop that comes too late is tried again.
+    """
+    command = [str(ready.server.bin_directory / "postgres"), "-D", str(ready.data)]
+
+    def frozen() -> subprocess.Popen[bytes] | None:
+        process = subprocess.Popen(command, cwd=ready.data)
+        process.send_signal(signal.SIGSTOP)
+        end = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if end is not None and end.si_code == os.CLD_STOPPED:
+            return process
+        process.wait()
+        return None
+
+    process = until(frozen, "a second postgres is stopped in time")
+    assert process is not None
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_the_sampler_sees_a_second_postmaster(ready: Manager) -> None:
     """One that was just executed counts, though it could never serve."""
-    command = [str(ready.server.bin_directory / "postgres"), "-D", str(ready.data)]
-    with Sampler(ready.data) as sampler, subprocess.Popen(command, cwd=ready.data) as second:
-        second.send_signal(signal.SIGSTOP)
+    with Sampler(ready.data) as sampler, _frozen_postgres(ready) as second:
         until(lambda: sampler.too_many, "the second one is seen")
-        second.kill()
 
     assert set(sampler.too_many[0]) == {postmaster_of(ready), second.pid}
     with pytest.raises(AssertionError, match="more than one postmaster"):
