@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from instance_manager import log
@@ -41,11 +41,12 @@ from instance_manager.supervision.cleanup import undisturbed
 from instance_manager.supervision.states import Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping
     from pathlib import Path
 
     from psycopg import AsyncConnection
 
+    from instance_manager.configuration.values import Parameter
     from instance_manager.health.snapshot import Observer
     from instance_manager.observability.events import Events
     from instance_manager.settings.models import Settings
@@ -58,6 +59,7 @@ _ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
 _BETWEEN: Final = frozenset({State.PREPARING, State.INITIALIZING})
 _RELOAD_SECONDS: Final = 30.0
 _RELOAD_POLL_SECONDS: Final = 0.05
+_TAKING_BACK_SECONDS: Final = 5.0
 _REMEMBER_SECONDS: Final = 1.0
 _SHOWN: Final = 10
 _ROUNDS: Final = 2
@@ -217,17 +219,17 @@ class Configuration:
             *hba_problems(postgres.hba, "hba", major),
             *ident_problems(postgres.ident, "ident", major),
         ]
-        contexts = await self._contexts()
+        known = await self._parameters()
         before = startup.render() if startup.examination is not None else ""
         if candidate.configuration != before:
-            problems += await self._try(candidate, contexts or {})
+            problems += await self._try(candidate, known or {})
             problems += await self._too_little_for_a_standby(before, candidate.configuration)
         if problems:
             raise SettingsError(problems)
         sections = changed_sections(self.document(), document_of(settings))
-        return Judged(candidate, plan(before, candidate.configuration, contexts, sections))
+        return Judged(candidate, plan(before, candidate.configuration, known, sections))
 
-    async def _try(self, candidate: Candidate, known: Mapping[str, str]) -> tuple[Problem, ...]:
+    async def _try(self, candidate: Candidate, known: Collection[str]) -> tuple[Problem, ...]:
         """Have the server's program read the candidate, where there is a cluster to do it with."""
         text = candidate.configuration
         told: tuple[Problem, ...] = ()
@@ -256,12 +258,12 @@ class Configuration:
             return ()
         return tuple(standby.problems(before, after, required))
 
-    async def _contexts(self) -> dict[str, str] | None:
-        """Return when the running server takes each parameter; None without one."""
+    async def _parameters(self) -> dict[str, Parameter] | None:
+        """Return what the running server says of its parameters; None without one."""
         if self._supervisor.state is not State.RUNNING:
             return None
         async with self._connection() as connection:
-            return await judging.contexts(connection)
+            return await judging.parameters(connection)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[AsyncConnection[tuple[Any, ...]]]:
@@ -296,6 +298,11 @@ class Configuration:
         with beside_server("reload"):
             await self._startup.look_at_volumes(ignore_inventory=True)
         await self._load(progress)
+        if self._startup.settings is not candidate.settings:
+            raise SettingsError(
+                [Problem("", "the server was started again meanwhile, and could not with it")],
+                hint="it runs with the last good configuration: see ConfigurationFellBack",
+            )
         self._hurry()
 
     async def _load(self, progress: Progress | None) -> None:
@@ -315,9 +322,7 @@ class Configuration:
         _report(progress, "loading")
         postmaster.signal(signal.SIGHUP)
         try:
-            async with asyncio.timeout(_RELOAD_SECONDS):
-                while await self._is_loading():  # noqa: ASYNC110 - the server tells nobody
-                    await asyncio.sleep(_RELOAD_POLL_SECONDS)
+            await self._until_loaded(_RELOAD_SECONDS)
         except TimeoutError as error:
             await self._require_taken()
             raise UnresponsiveError(
@@ -326,6 +331,11 @@ class Configuration:
                 hint="its log says why: it keeps the old values where a file has an error",
             ) from error
         await self._require_taken()
+
+    async def _until_loaded(self, seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            while await self._is_loading():  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(_RELOAD_POLL_SECONDS)
 
     async def _is_loading(self) -> bool:
         """Whether a server that runs has not loaded what was written last.
@@ -371,8 +381,12 @@ class Configuration:
         except (InstanceManagerError, OSError) as error:
             _log.error("the configuration before could not be written back", reason=str(error))
             return
-        if self._supervisor.postmaster is not None:
-            self._supervisor.postmaster.signal(signal.SIGHUP)
+        if self._supervisor.postmaster is None:
+            return
+        self._supervisor.postmaster.signal(signal.SIGHUP)
+        # Whoever reads the answer finds the server as it was; one that hangs keeps nobody.
+        with suppress(TimeoutError):
+            await self._until_loaded(_TAKING_BACK_SECONDS)
 
     def _succeed(self) -> None:
         self._startup.documents.problems = ()

@@ -16,7 +16,7 @@ from instance_manager.configuration.hba import FIRST_MAJOR_WITH_INCLUDE
 from instance_manager.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _FIRST_MAJOR_WITH_OAUTH: Final = 18
 _TYPES: Final = frozenset({"local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"})
@@ -48,6 +48,18 @@ _REQUIRED: Final = {
     "radius": (("radiusservers",), ("radiussecrets",)),
     "oauth": (("issuer",), ("scope",)),
 }
+_SEARCH: Final = frozenset(
+    {"ldapbasedn", "ldapbinddn", "ldapbindpasswd", "ldapsearchattribute", "ldapsearchfilter"}
+)
+_EITHER: Final = {
+    "ldap": (
+        (frozenset({"ldapprefix", "ldapsuffix"}), _SEARCH),
+        (frozenset({"ldapsearchattribute"}), frozenset({"ldapsearchfilter"})),
+    ),
+}
+"""Options that exclude each other: one way of LDAP looks a user up, the other makes the name."""
+_ONE_OR_AS_MANY: Final = ("radiussecrets", "radiusports", "radiusidentifiers")
+"""Lists that have one item for all of the servers, or one for each."""
 _WITH_TLS: Final = ("clientcert", "clientname")
 _CHOICES: Final = {
     "clientcert": ("verify-ca", "verify-full"),
@@ -216,7 +228,7 @@ def _check_method(kind: str, method: str, major: int) -> None:
 
 
 def _check_options(kind: str, method: str, fields: list[list[_Token]]) -> None:
-    given: set[str] = set()
+    given: dict[str, str] = {}
     # On a unix socket, ident is another word for peer.
     for token in (token for field in fields for token in field):
         name, equals, value = token.text.partition("=")
@@ -225,11 +237,26 @@ def _check_options(kind: str, method: str, fields: list[list[_Token]]) -> None:
                 f"has {token.text!r} after the method: an option is written name=value"
             )
         _check_option(kind, method, name, value)
-        given.add(name)
+        given[name] = value
     for names in _REQUIRED.get(method, ()):
-        if not given.intersection(names):
+        if not given.keys() & set(names):
             raise _WrongLineError(
                 f"has the method {method} without its option {' or '.join(names)}"
+            )
+    for one, other in _EITHER.get(method, ()):
+        if (first := given.keys() & one) and (second := given.keys() & other):
+            raise _WrongLineError(f"has {min(first)} beside {min(second)}: only one of them goes")
+    if method == "radius":
+        _check_counts(given)
+
+
+def _check_counts(given: Mapping[str, str]) -> None:
+    servers = len(given["radiusservers"].split(","))
+    for name in _ONE_OR_AS_MANY:
+        count = len(given[name].split(",")) if name in given else 1
+        if count not in {1, servers}:
+            raise _WrongLineError(
+                f"has {count} {name} for {servers} radiusservers: give one, or one for each"
             )
 
 

@@ -18,9 +18,11 @@ MASK: Final = "********"
 
 _WHOLE: Final = frozenset({"ssl_passphrase_command"})
 _WORD: Final = re.compile(
-    r"(?i)\b((?:password|sslpassword|passwd|ldapbindpasswd|radiussecrets|oauth_client_secret"
-    r"|client_secret|secret|token)\s*=\s*)('(?:[^'\\]|\\.|'')*'|\"(?:[^\"]|\"\")*\"|[^\s\"',]+)"
+    r"(?i)\b((?:[\w-]{0,40}(?:password|passwd|secret|token|secret_access_key|api_?key)|radiussecrets)"
+    r"\s*=\s*)('(?:[^'\\]|\\.|'')*'|\"(?:[^\"]|\"\")*\"|[^\s\"',]+)"
 )
+"""What a name that speaks of a secret is set to, in a connection string, a rule or a command."""
+_BEARER: Final = re.compile(r"(?i)\b((?:bearer|basic)\s+)[a-z0-9._~+/-]{8,}=*")
 _OPTION: Final = re.compile(
     r'("(?:ldapbindpasswd|radiussecrets|oauth_client_secret)=)((?:[^"]|"")+)(?="|$)', re.IGNORECASE
 )
@@ -32,7 +34,7 @@ _SECRET_VARIABLE: Final = re.compile(r"(?i)passw|secret|token|credential|private
 
 def mask_text(text: str) -> str:
     """Return *text* with the passwords in it hidden."""
-    for pattern in (_OPTION, _WORD, _URI):
+    for pattern in (_OPTION, _WORD, _BEARER, _URI):
         text = pattern.sub(rf"\g<1>{MASK}", text)
     return text
 
@@ -116,12 +118,20 @@ def _list(value: Any) -> list[Any]:
 
 
 def _unmask_lines(lines: Iterable[Any], current: Iterable[str]) -> list[Any]:
-    """Put secrets back; lines that look alike masked are told apart by their order."""
+    """Put secrets back; lines that look alike masked are told apart by their order.
+
+    Where one of them was added or taken away nobody can tell which: their masks stay.
+    """
+    lines = [*lines]
     secrets: dict[str, list[str]] = {}
     for line in current:
         if (masked := mask_text(line)) != line:
             secrets.setdefault(masked, []).append(line)
-    left = {masked: iter(known) for masked, known in secrets.items()}
+    left = {
+        masked: iter(known)
+        for masked, known in secrets.items()
+        if len(set(known)) == 1 or lines.count(masked) == len(known)
+    }
     return [
         next(left[line], secrets[line][-1]) if isinstance(line, str) and line in left else line
         for line in lines

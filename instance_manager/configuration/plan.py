@@ -11,6 +11,8 @@ from instance_manager.configuration.rendering import HASH_PARAMETER, parse_line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from instance_manager.configuration.values import Parameter
+
 _AT_A_START: Final = "postmaster"
 """The context of parameters that the server takes only when it starts (pg_settings.context)."""
 _LISTS: Final = ("hba", "ident", "volumes", "databases")
@@ -44,21 +46,24 @@ class Plan:
 
 
 def plan(
-    before: str, after: str, contexts: Mapping[str, str] | None, sections: tuple[str, ...]
+    before: str,
+    after: str,
+    known: Mapping[str, Parameter] | None,
+    sections: tuple[str, ...],
 ) -> Plan:
     """Return what changes between two texts of our file.
 
     Args:
         before: the text in force; empty where there is none.
         after: the candidate's.
-        contexts: of the live server's parameters, by name in lower case; None without a server,
-            whose next start takes everything.
+        known: the live server's parameters, by name in lower case; None without a server, whose
+            next start takes everything.
         sections: what else of the document changes.
     """
-    changes = tuple(_changes(_values(before), _values(after), contexts))
+    changes = tuple(_changes(_values(before), _values(after), known))
     actions = [change.action for change in changes]
     if sections:
-        actions.append(Action.RELOAD if contexts is not None else Action.RESTART)
+        actions.append(Action.RELOAD if known is not None else Action.RESTART)
     order = list(Action)
     return Plan(changes, sections, max(actions, key=order.index, default=Action.NONE))
 
@@ -74,15 +79,19 @@ def _values(text: str) -> dict[str, str]:
 
 
 def _changes(
-    before: Mapping[str, str], after: Mapping[str, str], contexts: Mapping[str, str] | None
+    before: Mapping[str, str], after: Mapping[str, str], known: Mapping[str, Parameter] | None
 ) -> Iterator[Change]:
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if old != new:
-            yield Change(name, old, new, _action(name, contexts))
+            yield Change(name, old, new, _action(name, new, known))
 
 
-def _action(name: str, contexts: Mapping[str, str] | None) -> Action:
-    if contexts is None or contexts.get(name) == _AT_A_START:
+def _action(name: str, new: str | None, known: Mapping[str, Parameter] | None) -> Action:
+    if known is None:
         return Action.RESTART
-    return Action.RELOAD
+    parameter = known.get(name)
+    if parameter is None or parameter.context != _AT_A_START:
+        return Action.RELOAD
+    # Written in another way, or what the server runs with all the same: it has only to read it.
+    return Action.RELOAD if new is not None and parameter.is_at(new) else Action.RESTART

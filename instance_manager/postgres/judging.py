@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from instance_manager.configuration.hba import FIRST_MAJOR_WITH_INCLUDE
 from instance_manager.configuration.masking import mask_text
+from instance_manager.configuration.values import Parameter
 from instance_manager.errors import Problem
 from instance_manager.settings.keys import nearest
 
@@ -26,7 +27,9 @@ _NAMED: Final = re.compile(r'parameter(?: name)? "(?P<name>[^"]+)"')
 _WHERE: Final = re.compile(r' in file "[^"]*"(?: line [0-9]+)?')
 _UNKNOWN: Final = "unrecognized configuration parameter"
 _CONCLUSION: Final = re.compile(r'configuration file ".*" contains errors')
-_CONTEXTS: Final = "SELECT lower(name), context FROM pg_settings"
+_PARAMETERS: Final = """
+SELECT lower(name), context, vartype, coalesce(unit, ''), coalesce(setting, '') FROM pg_settings
+"""
 _FILE_SETTINGS: Final = """
 SELECT coalesce(f.name, ''), f.error, coalesce(f.sourcefile, ''), coalesce(f.sourceline, 0)
   FROM pg_file_settings f LEFT JOIN pg_settings s ON lower(s.name) = lower(f.name)
@@ -75,14 +78,14 @@ def _path(name: str) -> str:
     return name if name in lists else f"parameters.{name}"
 
 
-async def contexts(connection: AsyncConnection[tuple[Any, ...]]) -> dict[str, str]:
-    """Return when the server takes each parameter, by name in lower case.
+async def parameters(connection: AsyncConnection[tuple[Any, ...]]) -> dict[str, Parameter]:
+    """Return the running server's parameters, by name in lower case.
 
     Raises:
         psycopg.Error: the server refuses, or goes away.
     """
-    rows = await (await connection.execute(_CONTEXTS)).fetchall()
-    return dict(rows)
+    rows = await (await connection.execute(_PARAMETERS)).fetchall()
+    return {name: Parameter(*row) for name, *row in rows}
 
 
 async def rejected(

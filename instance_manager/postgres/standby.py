@@ -32,12 +32,16 @@ _IN_CONTROL_DATA: Final[Mapping[str, str]] = {
     "max_prepared_xacts setting": "max_prepared_transactions",
     "max_locks_per_xact setting": "max_locks_per_transaction",
 }
+_SIGNALS: Final = ("standby.signal", "recovery.signal")
 _NUMBER: Final = re.compile(r"\s*[0-9]{1,10}\s*")
 
 
 def is_standby(data_directory: Path) -> bool:
-    """Whether a server starts there as a standby. Blocks: for a thread."""
-    return (data_directory / "standby.signal").exists()
+    """Whether a server starts there with a recovery from another's WAL. Blocks: for a thread.
+
+    A recovery that ends at a point in time has the same limits as a standby.
+    """
+    return any((data_directory / name).exists() for name in _SIGNALS)
 
 
 def required(control_data: str) -> dict[str, int]:

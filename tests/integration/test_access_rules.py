@@ -45,6 +45,8 @@ GOOD_RULES = [
     "host all all all ldap ldapserver=x ldapport=389 ldapprefix=cn= ldapsuffix=x",
     'host all all all ldap ldapurl="ldap://h/dc=x?uid?sub"',
     "host all all all radius radiusservers=127.0.0.1 radiussecrets=s",
+    'host all all all radius radiusservers="127.0.0.1,::1" radiussecrets=s radiusports="1,2"',
+    "host all all all ldap ldapserver=x ldapbasedn=y ldapsearchattribute=uid",
 ]
 BAD_RULES = [
     "nonsense",
@@ -78,7 +80,12 @@ BAD_RULES = [
     "host all all all ldap",
     "host all all all ldap ldapserver=x",
     "host all all all ldap ldapserver=x ldapport=0 ldapprefix=x",
+    "host all all all ldap ldapserver=x ldapprefix=x ldapbasedn=y",
+    "host all all all ldap ldapserver=x ldapsuffix=x ldapbindpasswd=y",
+    "host all all all ldap ldapserver=x ldapbasedn=y ldapsearchattribute=a ldapsearchfilter=b",
     "host all all all radius radiusservers=127.0.0.1",
+    'host all all all radius radiusservers=127.0.0.1 radiussecrets="s,t"',
+    'host all all all radius radiusservers="127.0.0.1,::1" radiussecrets=s radiusports="1,2,3"',
     "host all all all oauth issuer=https://x",
     "host all all all sspi",
     "host all all all crypt",

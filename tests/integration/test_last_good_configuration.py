@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tests.support.faults import postmaster_of
 from tests.support.manager import Manager, until
 
 TRUST = "host all all 127.0.0.1/32 trust"
 TOO_MUCH = {"shared_buffers": "7TB", "huge_pages": "off", "work_mem": "15MB"}
 """In the range of the parameter, so that only a start shows that it can't be had."""
 
+HASH = "SHOW instance_manager.config_sha256"
 LOOKS_SECONDS = 4
 """Some looks of the one that keeps what is good, which come once a second."""
 
@@ -72,6 +76,47 @@ def test_what_waits_for_a_restart_is_not_good_before_it(from_api: Manager) -> No
     assert put(from_api, {"work_mem": "14MB"})[0] == 200
     assert configuration(from_api)["errors"] == []
     until(lambda: kept_work_mem(from_api) == "14MB", "the mended one is kept")
+
+
+def test_a_crash_amid_a_change_that_no_server_can_start_with_falls_back(
+    from_api: Manager,
+) -> None:
+    """Accepted or refused, what is told to be in force is what the server runs with."""
+    from_api.start().until_ready()
+    assert put(from_api, {"work_mem": "13MB"})[0] == 200
+    until(lambda: kept_work_mem(from_api) == "13MB", "what runs is kept")
+    written = from_api.data / "instance-manager" / "postgresql.conf"
+    postmaster = postmaster_of(from_api)
+
+    with ThreadPoolExecutor(1) as pool:
+        change = pool.submit(put, from_api, TOO_MUCH)
+        until(lambda: "15MB" in written.read_text(), "the change is written")
+        os.kill(postmaster, signal.SIGSTOP)
+        os.kill(postmaster, signal.SIGKILL)
+        code, _ = change.result()
+
+    if code == 200:
+        until(lambda: configuration(from_api)["errors"], "it is told")
+        assert "last good" in configuration(from_api)["errors"][0]["message"]
+    from_api.until_ready()
+    assert from_api.query("SHOW work_mem")[0][0] == "13MB"
+    code, document = from_api.ask("GET", "/v1/configuration")
+    assert (code, document["parameters"]) == (200, {"work_mem": "13MB"})
+    assert put(from_api, {"work_mem": "14MB"})[0] == 200
+    assert from_api.query("SHOW work_mem")[0][0] == "14MB"
+
+
+def test_what_is_taken_back_is_loaded_when_the_answer_comes(from_api: Manager) -> None:
+    """A rule that only the running server can judge is refused, and leaves no trace."""
+    from_api.start().until_ready()
+    before = from_api.query(HASH)
+    document = {"parameters": {"work_mem": "18MB"}, "hba": [TRUST, "local /[ all trust"]}
+
+    code, answer = from_api.ask("PUT", "/v1/configuration", document, **{"If-Match": "*"})
+
+    assert (code, answer["code"]) == (422, "settings-invalid"), answer
+    assert from_api.query(HASH) == before
+    assert from_api.query("SHOW work_mem")[0][0] == "4MB"
 
 
 def test_a_document_starts_an_instance_that_had_failed(from_api: Manager) -> None:

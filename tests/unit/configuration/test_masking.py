@@ -48,6 +48,13 @@ DOCUMENT: dict[str, Any] = {
         ("postgresql://u:p@h/d postgres://u@h", f"postgresql://u:{MASK}@h/d postgres://u@h"),
         ('radiussecrets="a, b" x', f"radiussecrets={MASK} x"),
         ("sslpassword=a,b", f"sslpassword={MASK},b"),
+        ("PGPASSWORD=x cp %p /a", f"PGPASSWORD={MASK} cp %p /a"),
+        ("AWS_SECRET_ACCESS_KEY='x y' a", f"AWS_SECRET_ACCESS_KEY={MASK} a"),
+        ("API_KEY=x", f"API_KEY={MASK}"),
+        ("a --client-secret=x", f"a --client-secret={MASK}"),
+        ('-H "Authorization: Bearer abc.def-gh=="', f'-H "Authorization: Bearer {MASK}"'),
+        ("curl -H 'authorization: basic dXNlcjpwYXNz'", f"curl -H 'authorization: basic {MASK}'"),
+        ("a basic need", "a basic need"),
         ("nothing of the kind", "nothing of the kind"),
         ("", ""),
     ],
@@ -128,6 +135,19 @@ def test_rules_that_differ_in_their_secrets_alone_keep_them() -> None:
     document = {**DOCUMENT, "hba": lines}
 
     assert unmask_document(mask_document(document), document)["hba"] == lines
+
+
+@pytest.mark.parametrize("sent", [["a"], ["a", "b", "b"]])
+def test_a_mask_that_may_stand_for_either_of_two_secrets_is_told(sent: list[str]) -> None:
+    """One of the rules was taken away or added, and nobody can tell which."""
+    lines = [f"host all all all ldap ldapprefix=x ldapbindpasswd={one}" for one in "ab"]
+    document = {**DOCUMENT, "hba": lines}
+    masked = mask_text(lines[0])
+
+    back = unmask_document({**mask_document(document), "hba": [masked for _ in sent]}, document)
+
+    assert back["hba"] == [masked for _ in sent]
+    assert len(list(mask_problems(back))) == len(sent)
 
 
 def test_a_long_word_is_no_burden() -> None:

@@ -6,8 +6,14 @@ import pytest
 
 from instance_manager.configuration.plan import Action, Change, Plan, changed_sections, plan
 from instance_manager.configuration.rendering import render, without
+from instance_manager.configuration.values import Parameter
 
-CONTEXTS = {"work_mem": "user", "max_connections": "postmaster", "port": "postmaster"}
+KNOWN = {
+    "work_mem": Parameter("user", "integer", "kB", "4096"),
+    "max_connections": Parameter("postmaster", "integer", "", "100"),
+    "port": Parameter("postmaster", "integer", "", "5432"),
+    "shared_buffers": Parameter("postmaster", "integer", "8kB", "16384"),
+}
 BEFORE = render({"work_mem": "4MB", "port": "5432"})
 
 
@@ -15,7 +21,7 @@ def test_each_changed_parameter_is_told_with_what_it_takes() -> None:
     """Set, changed and taken away; the whole takes as much as its worst part."""
     after = render({"work_mem": "8MB", "max_connections": "5"})
 
-    assert plan(BEFORE, after, CONTEXTS, ()) == Plan(
+    assert plan(BEFORE, after, KNOWN, ()) == Plan(
         (
             Change("max_connections", None, "5", Action.RESTART),
             Change("port", "5432", None, Action.RESTART),
@@ -28,20 +34,31 @@ def test_each_changed_parameter_is_told_with_what_it_takes() -> None:
 
 def test_the_same_configuration_changes_nothing() -> None:
     """The hash that stands in it is no parameter."""
-    assert plan(BEFORE, BEFORE, CONTEXTS, ()) == Plan()
+    assert plan(BEFORE, BEFORE, KNOWN, ()) == Plan()
 
 
-@pytest.mark.parametrize(("contexts", "action"), [(CONTEXTS, Action.RELOAD), (None, "restart")])
+@pytest.mark.parametrize(("known", "action"), [(KNOWN, Action.RELOAD), (None, "restart")])
 def test_rules_are_reloaded_or_wait_for_a_start(
-    contexts: dict[str, str] | None, action: str
+    known: dict[str, Parameter] | None, action: str
 ) -> None:
     """Without a server that runs, everything is for the next start."""
-    assert plan(BEFORE, BEFORE, contexts, ("hba",)).action == action
+    assert plan(BEFORE, BEFORE, known, ("hba",)).action == action
+
+
+@pytest.mark.parametrize("text", ["131072kB", "16384", "0.125 GB"])
+def test_what_the_server_runs_with_needs_no_restart(text: str) -> None:
+    """However it is written, and whatever the text in force says meanwhile."""
+    for before in ("128MB", "1GB"):
+        told = plan(
+            render({"shared_buffers": before}), render({"shared_buffers": text}), KNOWN, ()
+        )
+
+        assert [change.action for change in told.changes] == [Action.RELOAD]
 
 
 def test_a_parameter_that_nobody_knows_is_reloaded() -> None:
     """A name with a prefix that no library has claimed."""
-    assert plan(BEFORE, render({"my.own": "1"}), CONTEXTS, ()).changes[0].action is Action.RELOAD
+    assert plan(BEFORE, render({"my.own": "1"}), KNOWN, ()).changes[0].action is Action.RELOAD
 
 
 def test_the_lists_that_differ_are_named() -> None:
