@@ -14,12 +14,12 @@ import sys
 import uuid
 from pathlib import Path
 
-from instance_manager.api.models import Operation
 from instance_manager.client import (
     AnswerError,
     Client,
     ClientError,
     InvalidRequestError,
+    Operation,
     OperationConflictError,
     StaleTagError,
     UnreachableError,

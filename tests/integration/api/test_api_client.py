@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
-from instance_manager.api.configuration_models import ConfigurationDocument
+from instance_manager import client as its_module
+from instance_manager.api.descriptions import DESCRIPTIONS
 from instance_manager.api.problems import RequestCode, problem_of
 from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES
 from instance_manager.api.server import Credentials
 from instance_manager.client import (
+    ANY_TAG,
     AnswerError,
     Client,
+    ConfigurationDocument,
     InvalidRequestError,
     NotFoundError,
     OperationConflictError,
     RefusedError,
     UnreachableError,
 )
+from instance_manager.databases.sessions import Limits
 from instance_manager.errors import ErrorCode, Exit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     from tests.integration.api.conftest import Serving
 
@@ -63,7 +69,7 @@ CALLS: dict[tuple[str, str], Callable[[Client], Awaitable[object]]] = {
     ("GET", "/openapi.json"): lambda client: client.openapi(),
     ("GET", "/v1/configuration"): lambda client: client.configuration(),
     ("PUT", "/v1/configuration"): lambda client: client.put_configuration(
-        ConfigurationDocument(), None
+        ConfigurationDocument(), ANY_TAG
     ),
     ("GET", "/v1/databases"): lambda client: client.databases(),
     ("GET", "/v1/databases/{name}/extensions"): lambda client: client.database_extensions("app"),
@@ -113,6 +119,61 @@ async def test_a_rehearsal_is_read_as_one(serving: Serving) -> None:
 
     assert (report.outcome, report.path) == ("succeeded", ("1.0", "1.1", "1.2"))
     assert served.instance.operations.recent() == ()
+
+
+async def test_an_update_takes_its_limits_with_it(serving: Serving) -> None:
+    """For each lock, and for each statement; what is out of range is not sent."""
+    async with serving() as served, Client.unix(served.socket) as client:
+        served.instance.release.set()
+        done = await client.update_extension(
+            "app", "toy", lock_timeout_seconds=2, timeout_seconds=30, wait_seconds=10
+        )
+        for limit in (0, 3601, float("nan")):
+            with pytest.raises(ValueError, match="timeout_seconds"):
+                await client.update_extension("app", "toy", timeout_seconds=limit)
+
+    assert done.state == "succeeded"
+    assert served.instance.calls == [("update", "1.2", Limits(2, 30))]
+
+
+def test_a_configuration_is_never_put_over_another_one_by_omission() -> None:
+    """Without a tag there is no call; the tag of whatever there is has a name."""
+    parameter = inspect.signature(Client.put_configuration).parameters["etag"]
+
+    assert parameter.default is inspect.Parameter.empty
+    assert parameter.annotation == "str"
+    assert its_module.ANY_TAG == "*"
+
+
+def answered(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield a model, and those of its fields."""
+    if not model.__name__.startswith("Items["):
+        yield model
+    for field in model.model_fields.values():
+        for found in models_in(field.annotation):
+            yield from answered(found)
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models in an annotation."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from models_in(argument)
+
+
+def test_all_that_the_client_returns_can_be_imported_from_it() -> None:
+    """A program needs no other module of ours for its annotations."""
+    returned = {
+        model.__name__
+        for description in DESCRIPTIONS.values()
+        for answer in description.answers.values()
+        for found in models_in(answer)
+        for model in answered(found)
+    }
+
+    assert returned <= set(its_module.__all__)
+    assert all(hasattr(its_module, name) for name in its_module.__all__)
 
 
 async def test_a_wait_ends_with_the_operation(serving: Serving) -> None:
