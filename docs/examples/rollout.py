@@ -1,17 +1,22 @@
-"""Change parameters, update an extension, and restart two instances one after the other.
+"""Change parameters, update an extension, restart two instances one after the other, and watch.
 
     python rollout.py parameters INSTANCE NAME=VALUE...
     python rollout.py extension INSTANCE DATABASE EXTENSION [VERSION]
     python rollout.py restart STANDBY PRIMARY
+    python rollout.py watch INSTANCE
 
 INSTANCE is the path of a control socket, or https://HOST:PORT with TOKEN_FILE and CA_FILE in the
 environment. The exit code is 0 if everything was done, else 1; it stops at the first failure.
+
+Only ``watch`` follows events. The others wait for an operation and ask a probe: these say what is
+the case, also where a connection was cut or the manager began anew; an event says what was.
 """
 
 import asyncio
 import os
 import sys
 import uuid
+from contextlib import aclosing
 from pathlib import Path
 
 from instance_manager.client import (
@@ -22,6 +27,7 @@ from instance_manager.client import (
     Operation,
     OperationConflictError,
     StaleTagError,
+    StreamNotice,
     UnreachableError,
     client_context,
 )
@@ -101,23 +107,33 @@ async def update_extension(
     print(f"{extension} is {rehearsal.to_version}")
 
 
-async def begin_restart(client: Client) -> Operation:
+async def begin_restart(client: Client, name: str) -> Operation:
     """Restart an instance, and wait for the end, for a while."""
     # One key for all tries: where an answer was lost, the same request begins nothing new.
     key = uuid.uuid4().hex
-    lost: UnreachableError | None = None
+    last: ClientError | None = None
     for _ in range(TRIES):
         try:
+            status = await client.status()
+            if status.desired != "running":
+                # A restart would start it, which is for whoever stopped it to decide.
+                raise FailedError(f"somebody wants {name} to be {status.desired}")
             return await client.restart(idempotency_key=key, wait_seconds=WAIT_SECONDS)
         except UnreachableError as error:
-            lost = error
+            last = error
             await asyncio.sleep(1)
-    raise lost or FailedError("nothing was tried")
+        except OperationConflictError as error:
+            last, other = error, error.problem.operation
+            if other is None:
+                raise  # nothing is under way: waiting would not help
+            print(f"operation {other} is in the way: waiting for its end", flush=True)
+            await client.operation(other, wait_seconds=WAIT_SECONDS)
+    raise last or FailedError("nothing was tried")
 
 
 async def restart(client: Client, name: str) -> None:
     """Restart one instance, and wait until clients may be sent there again."""
-    operation = await begin_restart(client)
+    operation = await begin_restart(client, name)
     require_success(operation, f"the restart of {name}")
     async with asyncio.timeout(WAIT_SECONDS):
         while (await client.probe("readyz")).status != "ok":
@@ -133,8 +149,18 @@ async def restart(client: Client, name: str) -> None:
     print(f"{name} is ready")
 
 
+async def watch(client: Client) -> None:
+    """Show what somebody should look at, also over new starts of the manager, for ever."""
+    async with aclosing(client.follow_events()) as events:
+        async for event in events:
+            if isinstance(event, StreamNotice):
+                print(f"something was missed: {event.reason}", flush=True)
+            elif event.type == "Warning":
+                print(f"{event.time:%H:%M:%S} {event.reason}: {event.message}", flush=True)
+
+
 async def main(command: str, *arguments: str) -> None:
-    """Do one of the three."""
+    """Do one of the four."""
     match command, arguments:
         case "parameters", (instance, *pairs) if pairs and all("=" in pair for pair in pairs):
             async with connect(instance) as client:
@@ -147,6 +173,9 @@ async def main(command: str, *arguments: str) -> None:
             for instance in (standby, primary):
                 async with connect(instance) as client:
                     await restart(client, instance)
+        case "watch", (instance,):
+            async with connect(instance) as client:
+                await watch(client)
         case _:
             raise FailedError(str(__doc__))
 
@@ -174,3 +203,5 @@ if __name__ == "__main__":
         asyncio.run(main(*sys.argv[1:] or [""]))
     except (ClientError, FailedError, TimeoutError, OSError) as failure:
         sys.exit(explain(failure))
+    except KeyboardInterrupt:
+        sys.exit(130)
