@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,22 @@ import pytest
 import yaml
 
 from instance_manager import cli
-from instance_manager.api.problems import STATUSES
+from instance_manager.api.problems import STATUSES, RequestCode, problem_of
 from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES
+from instance_manager.client_errors import error_of
 from instance_manager.configuration.checks import CHECKS
 from instance_manager.configuration.parameters import OWNED
 from instance_manager.errors import Exit
 from instance_manager.extensions.findings import REFUSING, RULES, Code
 from instance_manager.extensions.models import Severity
-from instance_manager.health.verdicts import CheckName
+from instance_manager.health.verdicts import HEARTBEAT_LIMIT_SECONDS, CheckName
 from instance_manager.observability.metrics import (
     Measurements,
     MetricFacts,
     PostgresFacts,
     render,
 )
+from instance_manager.settings import Settings
 from instance_manager.settings.image_environment import VARIABLES
 from instance_manager.settings.keys import known_keys
 from instance_manager.settings.loading import load
@@ -310,3 +313,73 @@ def test_every_decision_says_what_would_change_it(page: Path) -> None:
     headings = re.findall(r"^## (.*)$", text(page), re.MULTILINE)
 
     assert headings == ["Context", "Decision", "Consequences", "What would make us change it"]
+
+
+def coded(table: list[list[str]]) -> list[str]:
+    """Return what the first cells have as code, where a cell may have several."""
+    return [name for cells in table for name in re.findall(r"`([^`]+)`", cells[0])]
+
+
+def test_the_guide_treats_every_phase_and_every_problem() -> None:
+    """The author of a script looks up what to do, and finds each once."""
+    phases = coded(rows("operator-guide.md", "## Phases"))
+    problems = coded(rows("operator-guide.md", "## Problems"))
+
+    assert sorted(phases) == sorted(str(phase) for phase in Phase)
+    assert sorted(problems) == sorted(str(code) for code in STATUSES)
+
+
+def test_the_guide_names_the_error_that_the_client_raises() -> None:
+    """For each code, by its status."""
+    for cells in rows("operator-guide.md", "## Problems"):
+        for code in coded([cells]):
+            problem = problem_of(RequestCode.MALFORMED, "").model_copy(
+                update={"code": code, "status": {str(k): v for k, v in STATUSES.items()}[code]}
+            )
+            raised = error_of(problem.status, problem.model_dump_json().encode(), "")
+            assert cells[1] == f"`{type(raised).__name__}`", code
+
+
+def pods(page: str) -> Iterator[dict[str, Any]]:
+    """Yield the specification of each pod in the manifests of a page."""
+    for body in blocks(page, "yaml"):
+        for each in yaml.safe_load_all(body) if "apiVersion:" in body else ():
+            if "spec" in each:
+                yield each["spec"].get("template", each)["spec"]
+
+
+def probes_of(pod: dict[str, Any]) -> dict[str, Any]:
+    """Return the probes and the grace period of a pod."""
+    (container,) = pod["containers"]
+    return {name: each for name, each in container.items() if name.endswith("Probe")} | {
+        "grace": pod["terminationGracePeriodSeconds"]
+    }
+
+
+def test_every_manifest_has_the_same_probes_and_each_number_has_its_reason() -> None:
+    """Path, period, timeout and threshold of all three, and the grace period."""
+    (pod,) = pods("operator-guide.md")
+    found = probes_of(pod)
+    reasons = " ".join(cells[0] for cells in rows("operator-guide.md", "## The kubelet's probes"))
+
+    assert [probes_of(each) for each in pods("container.md")] == [found]
+    for name in ("startup", "liveness", "readiness"):
+        numbers = dict(found[f"{name}Probe"])
+        path = numbers.pop("httpGet")["path"]
+        assert path in {route.path for route in HEALTH_ROUTES}
+        assert set(numbers) == {"periodSeconds", "timeoutSeconds", "failureThreshold"}
+        for number, value in numbers.items():
+            assert f"{name}, `{number}: {value}`" in reasons
+    assert f"`terminationGracePeriodSeconds: {found['grace']}`" in reasons
+
+
+def test_the_probes_leave_the_manager_the_time_that_it_may_need() -> None:
+    """A stop of the default length is within the grace period; a silent loop is not killed."""
+    (pod,) = pods("operator-guide.md")
+    found = probes_of(pod)
+    live, ready, shutdown = found["livenessProbe"], found["readinessProbe"], Settings().shutdown
+    stop = shutdown.smart_seconds + shutdown.fast_seconds + shutdown.immediate_seconds
+
+    assert found["grace"] >= stop + 10
+    assert live["periodSeconds"] * live["failureThreshold"] > HEARTBEAT_LIMIT_SECONDS
+    assert ready["periodSeconds"] >= Settings().health.period_seconds
