@@ -35,6 +35,7 @@ class ParameterChange(Document):
     """One parameter: what was configured, what is now, and what it takes to be used."""
 
     name: str
+    """The parameter."""
     old: str | None
     """Null where it was not set by us."""
     new: str | None
@@ -49,6 +50,7 @@ class ConfigurationResult(Document):
     etag: str
     """The tag of the document that was sent, without quotes."""
     dry_run: bool
+    """Whether it was only tried."""
     changes: tuple[ParameterChange, ...]
     """The parameters that the server is told otherwise, those composed of volumes too."""
     sections: tuple[str, ...]

@@ -46,14 +46,14 @@ class Parameter:
 class Description:
     """What is sent to a route, what comes back, and which problems it may have.
 
-    *answers* map a status to its document, or to None for plain text. *name* is that of the
-    client's method.
+    *answers* map a status to its document, to those that it may be, or to None for plain text.
+    *name* is that of the client's method.
     """
 
     name: str
     tag: str
     summary: str
-    answers: Mapping[int, Model | None]
+    answers: Mapping[int, Model | tuple[Model, ...] | None]
     body: Model | None = None
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
@@ -63,17 +63,39 @@ class Description:
     """Media types in which the good answers come as well, or alone, as text."""
 
 
+TAGS: Final = {
+    "probes": "Health and metrics, from memory: nobody is asked when you ask.",
+    "status": "What is the case, and what has happened.",
+    "extensions": "The extension volumes.",
+    "databases": "What databases have of extensions, and what they could have.",
+    "configuration": "What the server is told.",
+    "postgres": "The life of the server; each is an operation.",
+    "operations": "What was asked for and takes time.",
+    "documentation": "This API.",
+}
+
+PLACES: Final = {
+    "check": "A check of the probe by its name, such as `heartbeat`, `start`, `postgres`, `lag` or"
+    " `shutdown`; each probe has its own.",
+    "volume": "The name of a volume, which is that of its directory.",
+    "name": "The name of a database as the server has it, up to 63 bytes, percent-encoded.",
+    "extension": "The name of an extension as the server has it, up to 63 bytes, percent-encoded.",
+    "id": "The id of an operation that is remembered: the last 100 of this run of the manager.",
+}
+"""The parameters in paths, by their names."""
+
 _TEXT: Final = {"type": "string"}
 KEY: Final = Parameter(
     "Idempotency-Key",
     "header",
-    "1 to 255 visible characters: the same request with the same key is the same operation.",
-    {**_TEXT, "maxLength": 255},
+    "1 to 255 visible ASCII characters: the same request with the same key is the same operation.",
+    {**_TEXT, "minLength": 1, "maxLength": 255},
 )
 FOLLOW: Final = Parameter(
     "follow",
     "query",
-    "Go on with what happens, as server-sent events. So does ``Accept: text/event-stream``.",
+    "Go on with what happens, as server-sent events, unless it is ``false``, ``0`` or ``no``."
+    " So does ``Accept: text/event-stream``.",
     _TEXT,
 )
 LAST_EVENT: Final = Parameter(
@@ -82,7 +104,8 @@ LAST_EVENT: Final = Parameter(
 WAIT: Final = Parameter(
     "Prefer",
     "header",
-    "``wait=SECONDS``, at most 60: answer when it has finished, or when the time is up.",
+    "``wait=SECONDS``, whole ones from 0 to 60: answer when it has finished, or when the time is"
+    " up. More than 60 is 60; what can't be read is ignored.",
     {**_TEXT, "examples": ["wait=30"]},
 )
 IF_MATCH: Final = Parameter(
@@ -94,14 +117,20 @@ IF_MATCH: Final = Parameter(
 DRY_RUN: Final = Parameter(
     "dry_run",
     "query",
-    "Only say what would change.",
+    "Only say what would change; needs no tag.",
     {"type": "string", "enum": ["true", "false"], "default": "false"},
 )
 EXCLUDE: Final = Parameter(
-    "exclude", "query", "A check to leave out; may be repeated.", {"type": "array", "items": _TEXT}
+    "exclude",
+    "query",
+    "A check to leave out of the verdict, by its name; may be repeated.",
+    {"type": "array", "items": _TEXT},
 )
-VERBOSE: Final = Parameter("verbose", "query", "Tell each check, in the text.", _TEXT)
-_LOCATION: Final = {"Location": "Where the operation is found."}
+VERBOSE: Final = Parameter(
+    "verbose", "query", "Tell each check in the text, whatever the value.", _TEXT
+)
+_APPLIED: Final = {"Preference-Applied": "``wait=SECONDS`` as it was applied; absent without."}
+_LOCATION: Final = {"Location": "Where the operation is found.", **_APPLIED}
 _BEGUN: Final = {200: Operation, 202: Operation}
 _REFUSED: Final = (409, 503)
 _PROBED: Final = {200: ProbeReport, 503: ProbeReport}
@@ -187,8 +216,9 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
     ("POST", "/v1/databases/{name}/extensions/{extension}/update"): Description(
         "update_extension",
         "databases",
-        "Update an extension: an operation. With dry_run, a rehearsal that is rolled back.",
-        {200: Rehearsal, 202: Operation},
+        "Update an extension: an operation, 200 if it has finished. With dry_run, a rehearsal"
+        " that is rolled back, and 200.",
+        {200: (Rehearsal, Operation), 202: Operation},
         UpdateRequest,
         (WAIT, KEY),
         (404, 409, 503, 507),
@@ -234,6 +264,7 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
         {200: Operation},
         parameters=(WAIT,),
         problems=(404,),
+        headers=_APPLIED,
     ),
     ("DELETE", "/v1/operations/{id}"): Description(
         "cancel",

@@ -23,8 +23,14 @@ td, th { border-bottom: 1px solid var(--line); padding: .3rem .5rem; text-align:
 """
 
 _CODE: Final = re.compile(r"``?([^`]+)``?")
+_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _METHODS: Final = ("get", "put", "post", "delete")
 _SOCKET: Final = "/run/instance-manager/control.sock"
+_TLS: Final = '--cacert ca.crt -H "Authorization: Bearer $(cat token)"'
+_ACCESS: Final = {
+    "reader": "Over TCP: open on loopback where nothing authenticates.",
+    "operator": "Over TCP: with the token or a client certificate.",
+}
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -79,16 +85,32 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     return (
         f'<section id="{escape(operation["operationId"])}">'
         f'<h2><span class="method">{method}</span> <code>{escape(path)}</code></h2>'
-        f"<p>{_text(operation['summary'])}</p>{sent}{_parameters(operation['parameters'])}"
-        f"{_responses(operation['responses'])}<pre>{escape(_example(method, path, body))}</pre>"
+        f"<p>{_text(operation['summary'])} {_access(operation)}</p>"
+        f"{sent}{_parameters(operation['parameters'])}"
+        f"{_responses(operation['responses'])}"
+        f"<pre>{escape(_examples(method, path, operation))}</pre>"
         "</section>"
     )
 
 
-def _example(method: str, path: str, body: object) -> str:
+def _access(operation: Mapping[str, Any]) -> str:
+    """Return who may ask over TCP."""
+    if "security" in operation:
+        return f"{_ACCESS[operation['x-access']]} On the health listener: open."
+    return _ACCESS[operation["x-access"]]
+
+
+def _examples(method: str, path: str, operation: Mapping[str, Any]) -> str:
+    """Return the request as curl sends it: over the unix socket, and over TLS with a token."""
     verb = "" if method == "GET" else f"-X {method} "
-    sent = "-H 'Content-Type: application/json' -d '{}' " if body else ""
-    return f"curl -s {verb}{sent}--unix-socket {_SOCKET} 'http://localhost{path}'"
+    sent = "-H 'Content-Type: application/json' -d '{}' " if "requestBody" in operation else ""
+    if any(each["name"] == "If-Match" for each in operation["parameters"]):
+        sent += "-H 'If-Match: \"TAG\"' "
+    place = _PLACEHOLDER.sub(lambda found: found[1].upper(), path)
+    return (
+        f"curl -s {verb}{sent}--unix-socket {_SOCKET} 'http://localhost{place}'\n"
+        f"curl -s {verb}{sent}{_TLS} 'https://HOST:8000{place}'"
+    )
 
 
 def _parameters(parameters: list[Mapping[str, Any]]) -> str:
@@ -136,8 +158,9 @@ def _type(schema: Mapping[str, Any]) -> str:
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#schema-{name}">{name}</a>'
-    if "anyOf" in schema:
-        return " or ".join(_type(each) for each in schema["anyOf"])
+    for choice in ("anyOf", "oneOf"):
+        if choice in schema:
+            return " or ".join(_type(each) for each in schema[choice])
     if "enum" in schema:
         return " or ".join(f"<code>{escape(str(each))}</code>" for each in schema["enum"])
     kind = schema.get("type", "anything")

@@ -5,12 +5,9 @@ Made once, when somebody asks. Source: the OpenAPI Specification 3.1.1.
 
 from __future__ import annotations
 
-import ast
-import importlib
 import inspect
 import json
 import re
-import textwrap
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -18,9 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import models_json_schema
 
 from instance_manager import __version__
-from instance_manager.api.descriptions import DESCRIPTIONS, Description, Parameter
+from instance_manager.api.descriptions import (
+    DESCRIPTIONS,
+    PLACES,
+    TAGS,
+    Description,
+    Model,
+    Parameter,
+)
 from instance_manager.api.models import Problem
 from instance_manager.api.problems import CONTENT_TYPE, STATUSES
+from instance_manager.field_texts import field_texts, models_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,14 +35,23 @@ if TYPE_CHECKING:
 _REF: Final = "#/components/schemas/{model}"
 _JSON: Final = "application/json"
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
+_UNNAMED: Final = re.compile(r"[^a-zA-Z0-9.\-_]")
 _OPEN: Final = frozenset({"probes"})
 """What the health listener serves without a credential, too."""
 _ALWAYS: Final = (400, 401, 403, 500)
 _WITH_BODY: Final = (408, 413, 415, 422)
+_SOCKET: Final = "/run/instance-manager/control.sock"
+_PEERS: Final = (
+    "The unix socket takes no credential: the kernel says who the peer is (SO_PEERCRED)."
+    " The manager's own user, root, and members of `control.group` are let in, everybody else"
+    " gets 403."
+)
 _INFO: Final = (
-    "Controls one PostgreSQL instance. Served on a unix socket, whose peers the kernel names, and"
-    " over TCP to bearers of the token or of a client certificate. Errors are problems"
-    " (RFC 9457): programs match `code`."
+    f"Controls one PostgreSQL instance. {_PEERS} Over TCP, `control.token_file` wants the token"
+    " and `control.tls.client_ca_file` a client certificate; with both, one is enough. Without"
+    " both, which only loopback can have, what `x-access` calls reader is answered, and only for"
+    " a `Host` of loopback. Errors are problems (RFC 9457): programs match `code`. Times are"
+    " RFC 3339 in UTC, sizes bytes, durations seconds."
 )
 _CODES: Final = "The stable name of what is wrong: " + ", ".join(
     f"`{code}` ({status})" for code, status in sorted(STATUSES.items(), key=lambda item: item[1])
@@ -53,9 +67,13 @@ def served() -> bytes:
 def document() -> dict[str, Any]:
     """Return the document: OpenAPI 3.1."""
     schemas = _schemas()
+    access = _access()
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), description in DESCRIPTIONS.items():
-        paths.setdefault(path, _path_item(path))[method.lower()] = _operation(description)
+        paths.setdefault(path, _path_item(path))[method.lower()] = {
+            **_operation(description),
+            "x-access": access[method, path],
+        }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,23 +83,53 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [
-            {"url": "http://localhost", "description": "the unix socket, or loopback"},
+            {
+                "url": "http://localhost",
+                "description": f"The unix socket {_SOCKET}, or control.socket of the settings."
+                f" {_PEERS}",
+                "x-unix-socket": _SOCKET,
+                "x-authentication": "peer-credentials",
+            },
+            {"url": "http://127.0.0.1:8000", "description": "TCP on loopback, the default."},
             {
                 "url": "https://{host}:{port}",
-                "description": "TCP with TLS",
-                "variables": {"host": {"default": "localhost"}, "port": {"default": "8000"}},
+                "description": "TCP with TLS 1.3: control.listen and control.tls of the settings.",
+                "variables": {
+                    "host": {"default": "localhost", "description": "A name of the certificate."},
+                    "port": {"default": "8000", "description": "A port, 1 to 65535."},
+                },
             },
         ],
-        "tags": [{"name": tag} for tag in dict.fromkeys(d.tag for d in DESCRIPTIONS.values())],
+        "tags": [{"name": tag, "description": text} for tag, text in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": schemas,
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer"},
-                "certificate": {"type": "mutualTLS"},
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Over TCP: what control.token_file holds.",
+                },
+                "certificate": {
+                    "type": "mutualTLS",
+                    "description": "Over TCP with TLS: of an authority in"
+                    " control.tls.client_ca_file.",
+                },
             },
         },
+        # The last one: no credential is sent over the unix socket, which is not nobody.
         "security": [{"token": []}, {"certificate": []}, {}],
+    }
+
+
+def _access() -> dict[tuple[str, str], str]:
+    """Return who may ask over TCP where nothing authenticates: ``reader`` is everybody there."""
+    # Handlers and all: what prints the document without a server has not loaded them.
+    from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES
+
+    return {
+        (route.method, route.path): route.access.name.lower()
+        for route in HEALTH_ROUTES + CONTROL_ROUTES
     }
 
 
@@ -91,7 +139,13 @@ def _path_item(path: str) -> dict[str, Any]:
         return {}
     return {
         "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            {
+                "name": name,
+                "in": "path",
+                "description": PLACES[name],
+                "required": True,
+                "schema": {"type": "string"},
+            }
             for name in names
         ]
     }
@@ -128,8 +182,7 @@ def _responses(description: Description) -> Iterator[tuple[str, dict[str, Any]]]
     for status, model in description.answers.items():
         answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if model is not None:
-            schema = {"$ref": _REF.format(model=_name(model, "serialization"))}
-            answer["content"] = {_JSON: {"schema": schema}}
+            answer["content"] = {_JSON: {"schema": _one_of(model)}}
         for kind in description.texts:
             answer.setdefault("content", {})[kind] = {"schema": _schema_of(kind)}
         if description.headers:
@@ -152,6 +205,12 @@ def _responses(description: Description) -> Iterator[tuple[str, dict[str, Any]]]
         )
 
 
+def _one_of(models: Model | tuple[Model, ...]) -> dict[str, Any]:
+    if isinstance(models, tuple):
+        return {"oneOf": [_one_of(model) for model in models]}
+    return {"$ref": _REF.format(model=_name(models, "serialization"))}
+
+
 def _schema_of(kind: str) -> dict[str, Any]:
     return {"type": "object"} if kind == _JSON else {"type": "string"}
 
@@ -163,7 +222,8 @@ def _used() -> Iterator[tuple[type[BaseModel], str]]:
             yield description.body, "validation"
         for model in description.answers.values():
             if model is not None:
-                yield model, "serialization"
+                for one in model if isinstance(model, tuple) else (model,):
+                    yield one, "serialization"
 
 
 @cache
@@ -182,51 +242,18 @@ def _name(model: type[BaseModel], mode: str) -> str:
 def _schemas() -> dict[str, Any]:
     """Return the models' schemas, with what their source says of each field."""
     _, schemas = _generated()
-    texts = {name: text for model in _models() for name, text in _field_texts(model).items()}
+    models = models_below(*(model for model, _ in _used()))
+    # As pydantic names definitions, but for what tells two forms of one model apart.
+    named = {_UNNAMED.sub("_", model.__name__): model for model in models}
+    texts = {name: field_texts(model) for name, model in named.items()}
+    # A list of something has no words of its own.
+    words = {name: inspect.getdoc(model.__mro__[1]) or "" for name, model in named.items()}
     for name, schema in schemas.items():
-        owner = name.partition("-")[0]
-        if "description" in schema:
-            schema["description"] = inspect.cleandoc(schema["description"])
+        own = texts.get(name.partition("-")[0], {})
+        schema["description"] = inspect.cleandoc(schema.get("description", words.get(name, "")))
         for field, entry in schema.get("properties", {}).items():
             entry.pop("title", None)
-            if text := texts.get((owner, field)):
+            if text := own.get(field):
                 entry.setdefault("description", text)
     schemas["Problem"]["properties"]["code"]["description"] = _CODES
     return dict(sorted(schemas.items()))
-
-
-def _models() -> Iterator[type[BaseModel]]:
-    from pydantic import BaseModel
-
-    for module in (
-        "api.models",
-        "api.configuration_models",
-        "api.update_models",
-        "databases.models",
-        "extensions.models",
-    ):
-        for found in vars(importlib.import_module(f"instance_manager.{module}")).values():
-            if inspect.isclass(found) and issubclass(found, BaseModel):
-                yield found
-
-
-def _field_texts(model: type[BaseModel]) -> dict[tuple[str, str], str]:
-    """Return the strings that stand below the fields of a model in its source."""
-    try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
-    except (OSError, TypeError, SyntaxError):
-        # Without its source a model has no such texts, and is as good as with them.
-        return {}
-    if not isinstance(body, ast.ClassDef):
-        return {}
-    found: dict[tuple[str, str], str] = {}
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            words = inspect.cleandoc(str(text.value.value))
-            found[model.__name__, field.target.id] = words
-    return found

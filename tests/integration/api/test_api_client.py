@@ -9,10 +9,9 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 import pytest
-from pydantic import BaseModel
 
 from instance_manager import client as its_module
 from instance_manager.api.descriptions import DESCRIPTIONS
@@ -32,9 +31,10 @@ from instance_manager.client import (
 )
 from instance_manager.databases.sessions import Limits
 from instance_manager.errors import ErrorCode, Exit
+from instance_manager.field_texts import models_below
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from tests.integration.api.conftest import Serving
 
@@ -145,34 +145,17 @@ def test_a_configuration_is_never_put_over_another_one_by_omission() -> None:
     assert its_module.ANY_TAG == "*"
 
 
-def answered(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield a model, and those of its fields."""
-    if not model.__name__.startswith("Items["):
-        yield model
-    for field in model.model_fields.values():
-        for found in models_in(field.annotation):
-            yield from answered(found)
-
-
-def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models in an annotation."""
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from models_in(argument)
-
-
 def test_all_that_the_client_returns_can_be_imported_from_it() -> None:
     """A program needs no other module of ours for its annotations."""
     returned = {
-        model.__name__
+        model.__name__.partition("[")[0]
         for description in DESCRIPTIONS.values()
         for answer in description.answers.values()
-        for found in models_in(answer)
-        for model in answered(found)
+        if answer is not None
+        for model in models_below(*(answer if isinstance(answer, tuple) else (answer,)))
     }
 
-    assert returned <= set(its_module.__all__)
+    assert returned - {"Items"} <= set(its_module.__all__)
     assert all(hasattr(its_module, name) for name in its_module.__all__)
 
 

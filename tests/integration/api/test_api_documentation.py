@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from jsonschema_rs import validator_for
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from instance_manager.api.descriptions import DESCRIPTIONS
 from instance_manager.api.docs_page import page
@@ -17,6 +20,7 @@ from instance_manager.api.openapi import document
 from instance_manager.api.problems import STATUSES
 from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES
 from instance_manager.client import Client
+from instance_manager.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +67,87 @@ def test_every_reference_leads_somewhere_and_every_schema_is_one() -> None:
     for name in schemas:
         whole = {"$ref": f"#/components/schemas/{name}", "components": described["components"]}
         validator_for(whole)
+
+
+def test_the_document_is_one_of_openapi_3_1() -> None:
+    """By the specification's own schema; a document that lacks something is seen not to be."""
+    described = document()
+    errors = [error.message for error in OpenAPIV31SpecValidator(described).iter_errors()]
+    del described["paths"]["/v1/status"]["get"]["responses"]["200"]["description"]
+
+    assert errors == []
+    assert not OpenAPIV31SpecValidator(described).is_valid()
+
+
+def test_everything_in_the_document_is_described() -> None:
+    """Each property, parameter, header, tag, server, scheme and document, in a sentence."""
+    described = document()
+    items = described["paths"].values()
+    operations = [each for item in items for key, each in item.items() if key != "parameters"]
+    answers = [answer for each in operations for answer in each["responses"].values()]
+    schemas = described["components"]["schemas"].values()
+    things: list[tuple[str, dict[str, Any]]] = [
+        *(("document", each) for each in schemas),
+        *(pair for each in schemas for pair in each.get("properties", {}).items()),
+        *((one["name"], one) for each in (*items, *operations) for one in parameters(each)),
+        *(pair for each in answers for pair in each.get("headers", {}).items()),
+        *((each["name"], each) for each in described["tags"]),
+        *((each["url"], each) for each in described["servers"]),
+        *described["components"]["securitySchemes"].items(),
+    ]
+
+    assert len(things) > 300
+    assert [name for name, each in things if not is_sentence(each.get("description", ""))] == []
+    assert all(is_sentence(each["summary"]) for each in operations)
+    assert {each for one in operations for each in one["tags"]} == {
+        each["name"] for each in described["tags"]
+    }
+
+
+def parameters(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters of a path or an operation."""
+    found: list[dict[str, Any]] = node.get("parameters", [])
+    return found
+
+
+def is_sentence(text: str) -> bool:
+    """Return whether a text says something, and comes to its end."""
+    return text.endswith((".", ")")) and "  " not in text
+
+
+async def test_what_comes_back_at_once_is_one_of_two_documents(serving: Serving) -> None:
+    """An update that has finished is an operation; a rehearsal is none: a 200 is either."""
+    described = document()
+    path = "/v1/databases/{name}/extensions/{extension}/update"
+    answers = described["paths"][path]["post"]["responses"]
+    schema = answers["200"]["content"]["application/json"]["schema"]
+    fits = validator_for({**schema, "components": described["components"]}).is_valid
+    url = path.replace("{name}", "app").replace("{extension}", "toy")
+    json_headers = {"Content-Type": "application/json", "Prefer": "wait=10"}
+    async with serving() as served:
+        served.instance.release.set()
+        done = await served.ask("POST", url, b"{}", headers=json_headers)
+        tried = await served.ask("POST", url, b'{"dry_run": true}', headers=json_headers)
+
+    assert (done.status, tried.status) == (200, 200)
+    operation, rehearsal = json.loads(done.body), json.loads(tried.body)
+    assert operation["kind"] == "update-extension"
+    assert rehearsal["rolled_back"] is True
+    assert fits(operation)
+    assert fits(rehearsal)
+    assert not fits(operation | rehearsal)
+    assert not fits({})
+
+
+def test_the_unix_socket_says_whom_it_lets_in() -> None:
+    """No scheme of OpenAPI fits the kernel's word for who the peer is."""
+    described = document()
+    first = described["servers"][0]
+
+    assert first["x-authentication"] == "peer-credentials"
+    assert first["x-unix-socket"] == str(Settings().control.socket)
+    assert "SO_PEERCRED" in first["description"]
+    assert {} in described["security"]
 
 
 def test_every_documented_status_of_a_problem_is_one_that_problems_have() -> None:
@@ -138,6 +223,23 @@ def test_the_page_shows_every_route_and_document_and_loads_nothing() -> None:
     assert {description.name for description in DESCRIPTIONS.values()} <= set(links.names)
     assert {f"schema-{name}" for name in described["components"]["schemas"]} <= set(links.names)
     assert not links.tags & {"script", "img", "link", "iframe", "object", "svg"}
+
+
+def test_the_page_shows_each_request_over_the_socket_and_over_tls() -> None:
+    """As curl sends it: with all that the route wants."""
+    text = unescape(page(document()))
+
+    for description_of, item in document()["paths"].items():
+        place = re.sub(r"\{(\w+)\}", lambda found: found[1].upper(), description_of)
+        for url in (f"'http://localhost{place}'", f"'https://HOST:8000{place}'"):
+            assert text.count(f"{url}\n") + text.count(f"{url}</pre>") == len(
+                item.keys() - {"parameters"}
+            )
+    secure = [line for line in text.splitlines() if "https://HOST" in line]
+    assert all('--cacert ca.crt -H "Authorization: Bearer $(cat token)"' in one for one in secure)
+    changes = [line for line in secure if "-X PUT" in line]
+    assert changes
+    assert all("""-H 'If-Match: "TAG"'""" in line for line in changes)
 
 
 async def test_the_page_may_use_its_style_and_nothing_else(serving: Serving) -> None:
