@@ -15,10 +15,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-import trustme
 
 from tests.support.manager import Manager, until
 from tests.support.plain_server import run_as
+from tests.support.secured import secure
 from tests.support.sql_extensions import own_root, write
 
 ROOT = Path(__file__).parents[2]
@@ -317,26 +317,9 @@ def test_what_somebody_should_look_at_is_shown_also_by_a_new_manager(primary: Ma
 
 def test_it_works_over_tls_with_a_token(manager: Manager, tmp_path: Path) -> None:
     """From another host, as an operator asks."""
-    authority = trustme.CA()
-    issued = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
-    directory = manager.directory
-    issued.cert_chain_pems[0].write_to_path(directory / "tls.crt")
-    issued.private_key_pem.write_to_path(directory / "tls.key")
-    (directory / "token").write_text("hunter2\n")
-    for name in ("tls.crt", "tls.key", "token"):
-        (directory / name).chmod(0o600)
-        os.chown(directory / name, directory.stat().st_uid, directory.stat().st_gid)
+    secure(manager, tmp_path)
     manager.settings["configuration"] = {"source": "api"}
-    manager.settings["control"] |= {
-        "token_file": str(directory / "token"),
-        "tls": {
-            "certificate_file": str(directory / "tls.crt"),
-            "key_file": str(directory / "tls.key"),
-        },
-    }
     manager.start().until_ready()
-    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
-    (tmp_path / "token").write_text("hunter2\n")
     url = f"https://localhost:{manager.control_port}"
     files = {"TOKEN_FILE": str(tmp_path / "token"), "CA_FILE": str(tmp_path / "ca.crt")}
 
