@@ -1,4 +1,6 @@
-"""What the source says of the fields of a model: the strings that stand below them.
+"""What the source says of the fields of a model, and of the values of an enumeration.
+
+These are the strings that stand below them.
 
 Read from the source when somebody asks, so that they cost no start anything: compiled modules
 leave them out.
@@ -9,12 +11,15 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from typing import TYPE_CHECKING, get_args
+from enum import Enum
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+KindT = TypeVar("KindT")
 
 
 def field_texts(model: type[BaseModel]) -> dict[str, str]:
@@ -27,6 +32,18 @@ def field_texts(model: type[BaseModel]) -> dict[str, str]:
     return {names[name]: text for name, text in found.items() if name in names}
 
 
+def value_texts(enumeration: type[Enum]) -> dict[str, str]:
+    """Return the texts of an enumeration's values, as far as it has some."""
+    texts = _own_texts(enumeration)
+    return {str(each.value): texts[each.name] for each in enumeration if each.name in texts}
+
+
+def enumerations_below(*models: type[BaseModel]) -> tuple[type[Enum], ...]:
+    """Return the enumerations that the fields of *models* are made of, each once."""
+    fields = (field for model in models_below(*models) for field in model.model_fields.values())
+    return tuple(dict.fromkeys(each for one in fields for each in _in(one.annotation, Enum)))
+
+
 def models_below(*models: type[BaseModel]) -> tuple[type[BaseModel], ...]:
     """Return *models*, and those that their fields are made of, each once."""
     found: dict[type[BaseModel], None] = {}
@@ -36,32 +53,37 @@ def models_below(*models: type[BaseModel]) -> tuple[type[BaseModel], ...]:
         if model not in found:
             found[model] = None
             for field in model.model_fields.values():
-                waiting.extend(_models_in(field.annotation))
+                waiting.extend(_in(field.annotation, BaseModel))
     return tuple(found)
 
 
-def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+def _in(annotation: object, kind: type[KindT]) -> Iterator[type[KindT]]:
+    if inspect.isclass(annotation) and issubclass(annotation, kind):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models_in(argument)
+        yield from _in(argument, kind)
 
 
-def _own_texts(model: type[BaseModel]) -> dict[str, str]:
+def _own_texts(described: type) -> dict[str, str]:
     try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+        body = ast.parse(textwrap.dedent(inspect.getsource(described))).body[0]
     except (OSError, TypeError, SyntaxError):
-        # Without its source a model has no such texts, and is as good as with them.
+        # Without its source a class has no such texts, and is as good as with them.
         return {}
     if not isinstance(body, ast.ClassDef):
         return {}
     found: dict[str, str] = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            found[field.target.id] = " ".join(str(text.value.value).split())
+        name = _assigned(field)
+        if name and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[name] = " ".join(str(text.value.value).split())
     return found
+
+
+def _assigned(statement: ast.stmt) -> str:
+    """Return the name of a field or a value; empty for what is neither."""
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+            return name
+        case _:
+            return ""

@@ -145,10 +145,14 @@ def _schema(name: str, schema: Mapping[str, Any]) -> str:
         )
         for field, entry in schema.get("properties", {}).items()
     ]
-    values = "".join(f"<code>{escape(str(value))}</code> " for value in schema.get("enum", ()))
+    texts = schema.get("x-enum-descriptions", {})
+    values = [
+        (f"<code>{escape(str(value))}</code>", _text(texts.get(value, "")))
+        for value in schema.get("enum", ())
+    ]
     return (
         f'<section id="schema-{escape(name)}"><h2>{escape(name)}</h2>'
-        f"<p>{_text(schema.get('description', ''))}</p>{values}"
+        f"<p>{_text(schema.get('description', ''))}</p>{_table(('value', 'meaning'), values)}"
         f"{_table(('field', 'type', 'meaning'), rows)}</section>"
     )
 

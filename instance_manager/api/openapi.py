@@ -25,7 +25,13 @@ from instance_manager.api.descriptions import (
 )
 from instance_manager.api.models import Problem
 from instance_manager.api.problems import CONTENT_TYPE, STATUSES
-from instance_manager.field_texts import field_texts, models_below
+from instance_manager.field_texts import (
+    enumerations_below,
+    field_texts,
+    models_below,
+    value_texts,
+)
+from instance_manager.settings.models import DatabaseSettings, VolumeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
 _REF: Final = "#/components/schemas/{model}"
 _JSON: Final = "application/json"
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
+_SETTINGS: Final[Mapping[str, Model]] = {"volumes": VolumeSettings, "databases": DatabaseSettings}
+"""What the lists of the configuration document hold."""
 _UNNAMED: Final = re.compile(r"[^a-zA-Z0-9.\-_]")
 _OPEN: Final = frozenset({"probes"})
 """What the health listener serves without a credential, too."""
@@ -217,6 +225,7 @@ def _schema_of(kind: str) -> dict[str, Any]:
 
 def _used() -> Iterator[tuple[type[BaseModel], str]]:
     yield Problem, "serialization"
+    yield from ((each, "validation") for each in _SETTINGS.values())
     for description in DESCRIPTIONS.values():
         if description.body is not None:
             yield description.body, "validation"
@@ -255,5 +264,12 @@ def _schemas() -> dict[str, Any]:
             entry.pop("title", None)
             if text := own.get(field):
                 entry.setdefault("description", text)
+    for enumeration in enumerations_below(*models):
+        values = value_texts(enumeration)
+        schemas[enumeration.__name__]["x-enum-descriptions"] = values
     schemas["Problem"]["properties"]["code"]["description"] = _CODES
+    # Judged with the settings' own rules, so it is served as it came; what it holds is known.
+    items = schemas["ConfigurationDocument"]["properties"]
+    for name, model in _SETTINGS.items():
+        items[name]["items"] = {"$ref": _REF.format(model=model.__name__)}
     return dict(sorted(schemas.items()))

@@ -22,8 +22,11 @@ class Action(StrEnum):
     """What it takes, from the least to the most."""
 
     NONE = "none"
+    """Nothing."""
     RELOAD = "reload"
+    """A reload, which is done at once."""
     RESTART = "restart"
+    """A restart, which waits for somebody to ask for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,32 +15,44 @@ class Severity(StrEnum):
     """What a finding means for the start."""
 
     ERROR = "error"
+    """The volume is not used, or the start is refused."""
     WARNING = "warning"
+    """It works, but not as it should."""
     INFO = "info"
+    """It is worth knowing."""
 
 
 class State(StrEnum):
     """What became of a volume."""
 
     READY = "ready"
+    """It is used."""
     QUARANTINED = "quarantined"
+    """It is left out because of an error."""
     EMPTY = "empty"
+    """It holds no extension and no library."""
 
 
 class Preload(StrEnum):
     """Whether a library must be loaded when the server starts: metadata says so, or itself."""
 
     NO = "no"
+    """Sessions load it when they need it."""
     SERVER = "server"
+    """It must be in ``shared_preload_libraries``."""
 
 
 class PendingAction(StrEnum):
     """What it takes until the running server uses what is configured."""
 
     NONE = "none"
+    """Nothing."""
     RELOAD = "reload"
+    """A reload."""
     RESTART = "restart"
+    """A restart."""
     REMOUNT = "remount"
+    """A listed volume is absent: it must be mounted, by a new container."""
 
 
 class _Frozen(BaseModel):

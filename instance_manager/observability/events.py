@@ -31,7 +31,9 @@ class EventType(StrEnum):
     """Whether someone should look: the two types that Kubernetes knows."""
 
     NORMAL = "Normal"
+    """Nobody needs to look."""
     WARNING = "Warning"
+    """Somebody should look."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,15 @@ class OperationState(StrEnum):
     """How far an operation is."""
 
     PENDING = "pending"
+    """Its turn has not come."""
     RUNNING = "running"
+    """It is being done."""
     SUCCEEDED = "succeeded"
+    """It was done."""
     FAILED = "failed"
+    """It was not done; ``error`` says why."""
     CANCELLED = "cancelled"
+    """It was called back, or a stop took over."""
 
 
 _CANCELLABLE: Final = frozenset(

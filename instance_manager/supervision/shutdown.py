@@ -21,9 +21,13 @@ class Rung(StrEnum):
     """How hard postgres is asked to stop."""
 
     SMART = "smart"
+    """Postgres waits for its sessions to end."""
     FAST = "fast"
+    """Postgres ends its sessions, and makes a checkpoint."""
     IMMEDIATE = "immediate"
+    """Postgres ends at once; the next start recovers."""
     KILL = "kill"
+    """The kernel ends it; the next start recovers."""
 
 
 ORDER: Final = (Rung.SMART, Rung.FAST, Rung.IMMEDIATE, Rung.KILL)

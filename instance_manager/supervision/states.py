@@ -80,22 +80,35 @@ class Phase(StrEnum):
     """What the outside sees of the state: the words of the API."""
 
     INITIALIZING = "initializing"
+    """A new cluster is being made."""
     STARTING = "starting"
+    """Volumes, data and configuration are proven, or postgres accepts nobody yet."""
     RECOVERING = "recovering"
+    """Postgres replays WAL and accepts nobody yet."""
     RUNNING = "running"
+    """Postgres accepts connections, or did so when it was asked last."""
     STOPPING = "stopping"
+    """Postgres is being stopped."""
     STOPPED = "stopped"
+    """Stopped on request; the manager stays."""
     FENCED = "fenced"
+    """Stopped and kept so, over a new start of the manager too."""
     RESTARTING = "restarting"
+    """Postgres is stopped in order to start again, or ended on its own and is started in a
+    moment."""
     FAILED = "failed"
+    """It can't go on; ``failure`` says why."""
 
 
 class Desired(StrEnum):
     """What people asked for, whatever is the case."""
 
     RUNNING = "running"
+    """Postgres shall run."""
     STOPPED = "stopped"
+    """Somebody stopped it; a new start of the manager starts it."""
     FENCED = "fenced"
+    """Somebody fenced it; only an unfence starts it."""
 
 
 _REQUESTS_WHILE_ALIVE: Final = {

@@ -99,6 +99,9 @@ def test_everything_in_the_document_is_described() -> None:
     assert len(things) > 300
     assert [name for name, each in things if not is_sentence(each.get("description", ""))] == []
     assert all(is_sentence(each["summary"]) for each in operations)
+    for schema in schemas:
+        texts = schema.get("x-enum-descriptions", {})
+        assert [value for value in schema.get("enum", ()) if not is_sentence(texts[value])] == []
     assert {each for one in operations for each in one["tags"]} == {
         each["name"] for each in described["tags"]
     }
@@ -113,6 +116,16 @@ def parameters(node: dict[str, Any]) -> list[dict[str, Any]]:
 def is_sentence(text: str) -> bool:
     """Return whether a text says something, and comes to its end."""
     return text.endswith((".", ")")) and "  " not in text
+
+
+def test_the_lists_of_the_configuration_say_what_they_hold() -> None:
+    """As the settings have it, so that no author of an operator has to guess."""
+    schemas = document()["components"]["schemas"]
+    lists = schemas["ConfigurationDocument"]["properties"]
+
+    for name, model in (("volumes", "VolumeSettings"), ("databases", "DatabaseSettings")):
+        assert lists[name]["items"] == {"$ref": f"#/components/schemas/{model}"}
+        assert schemas[model]["required"] == ["name"]
 
 
 async def test_what_comes_back_at_once_is_one_of_two_documents(serving: Serving) -> None:
