@@ -99,6 +99,8 @@ _LIFECYCLE = {
     "unfence": "take the fence away and start postgres",
 }
 """The commands that ask for an operation, and what they do."""
+_CLIENTS = frozenset({*_LIFECYCLE, "status", "events", "config"})
+"""What answers programs with a document in every case, an error included."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,7 +138,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         signal.pthread_sigmask(
             signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
         )
-    return _dispatch(options)
+    try:
+        return _dispatch(options)
+    except InstanceManagerError as error:
+        if options.command in _CLIENTS and getattr(options, "output", "") == "json":
+            from instance_manager.commands import failures
+
+            print(failures.document_of(error), flush=True)
+        raise
 
 
 def _report_settings(error: SettingsError) -> None:
@@ -263,12 +272,25 @@ def _add_config(commands: Commands, *, is_whole: bool) -> None:
         _add(inner, "schema", "print the JSON Schema of the settings file")
 
 
+def _seconds(text: str) -> float:
+    """Return a time to wait; argparse tells people what it could not be made of."""
+    seconds = float(text)
+    if not seconds >= 0:
+        # Not a number is neither, and would never be reached.
+        raise ValueError(text)
+    return seconds
+
+
+_seconds.__name__ = "number of seconds"
+"""As argparse calls it in its message."""
+
+
 def _add_lifecycle(commands: Commands) -> None:
     for name, summary in _LIFECYCLE.items():
         command = _add(commands, name, summary)
         command.add_argument("--output", choices=("text", "json"), default="text")
         command.add_argument(
-            "--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait"
+            "--timeout", type=_seconds, default=300.0, metavar="SECONDS", help="how long to wait"
         )
         if name == "start":
             command.add_argument(

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from instance_manager.supervision.children import Children
     from instance_manager.supervision.operations import Operations, Progress
     from instance_manager.supervision.shutdown import StopMode
+    from instance_manager.supervision.stopping import Stop
     from instance_manager.supervision.supervisor import Supervisor
 
 _log: Final = log.get_logger()
@@ -82,6 +83,13 @@ def _not_looked_yet(startup: Startup) -> ExtensionsReport:
         findings=(),
         composed=drift.NOTHING,
     )
+
+
+def _doing(stop: Stop | None) -> str:
+    """Return what a stop is at: how hard it is, and what it waits for."""
+    if stop is None:
+        return ""
+    return f"{stop.rung}: {stop.awaited}" if stop.awaited else str(stop.rung)
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,9 +385,7 @@ class Instance:
     async def _until_stopped(self, wanted: Collection[State], progress: Progress) -> None:
         supervisor = self._rooms.supervisor
         while (state := supervisor.state) not in _NOT_STARTED:
-            stop = supervisor.stop
-            message = f"{stop.rung}: {stop.awaited}" if stop and stop.awaited else ""
-            progress.report(str(state), message or (str(stop.rung) if stop else ""))
+            progress.report(str(state), _doing(supervisor.stop))
             await supervisor.changed()
         if state not in wanted:
             raise ConflictError(f"cannot stop postgres: the instance is {phase_of(state)}")
@@ -432,7 +438,8 @@ class Instance:
     async def _until_started(self, progress: Progress) -> None:
         supervisor = self._rooms.supervisor
         while (state := supervisor.state) not in _STARTED | _NOT_STARTED:
-            progress.report(str(state), self._rooms.startup.step)
+            # A restart stops first, and that may take the longest.
+            progress.report(str(state), _doing(supervisor.stop) or self._rooms.startup.step)
             await supervisor.changed()
         if state in _STARTED:
             return

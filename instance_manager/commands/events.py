@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from instance_manager.api.models import StreamNotice
 from instance_manager.client import Client
 from instance_manager.commands import loading
+from instance_manager.commands.text import printable
 from instance_manager.errors import Exit
 
 if TYPE_CHECKING:
@@ -51,4 +52,5 @@ def _say(event: Event, is_json: bool) -> None:
 def describe(event: Event) -> str:
     """Return the line that people read."""
     by = "" if event.actor == "manager" else f" ({event.actor})"
-    return f"{event.time:%Y-%m-%d %H:%M:%S}Z {event.type:<7} {event.reason}: {event.message}{by}"
+    when = f"{event.time:%Y-%m-%d %H:%M:%S}Z"
+    return printable(f"{when} {event.type:<7} {event.reason}: {event.message}{by}")

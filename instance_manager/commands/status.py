@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from instance_manager.client import Client
 from instance_manager.commands import loading
-from instance_manager.commands.text import duration, size, table
+from instance_manager.commands.going_on import doing
+from instance_manager.commands.text import duration, printable, size, table
 from instance_manager.errors import Exit
 from instance_manager.extensions.models import Severity
 
@@ -30,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(status.model_dump_json(indent=2))
     else:
-        print("\n".join(render(status, extensions)))
+        for text in render(status, extensions):
+            # Much of it is the word of others: of volumes, and of what postgres logged.
+            print(*map(printable, text.splitlines()), sep="\n")
     return Exit.DONE if is_ready(status) else Exit.FAILED
 
 
@@ -76,8 +79,8 @@ def render(status: Status, extensions: ExtensionsReport) -> Iterator[str]:
         if one.type == "DatabasesReconciled" and one.status == "False":
             yield f"not as declared: {one.message}"
     if status.operation is not None:
-        progress = status.operation.progress
-        yield f"operation: {status.operation.kind} {progress.step if progress else ''}"
+        operation = status.operation
+        yield f"operation: {operation.kind} {operation.id}, {doing(operation)}"
 
 
 def _postgres(status: Status) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 _WIDEST: Final = 120
 """Longer lines are hard to read."""
+_USUAL: Final = 80
+"""The width of a terminal that doesn't tell its own."""
 
 
 def style_of(stream: TextIO, environment: Mapping[str, str]) -> Style:
@@ -27,6 +30,19 @@ def style_of(stream: TextIO, environment: Mapping[str, str]) -> Style:
     has_colours = not environment.get("NO_COLOR") and environment.get("TERM") not in {None, "dumb"}
     columns = shutil.get_terminal_size().columns
     return Style(width=min(columns, _WIDEST), colour=has_colours, ascii=is_plain)
+
+
+def can_redraw(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Return whether a line on *stream* can be erased and written anew."""
+    return stream.isatty() and environment.get("TERM") not in {None, "", "dumb"}
+
+
+def columns_of(stream: TextIO) -> int:
+    """Return how wide the terminal *stream* is now: people make windows narrower meanwhile."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL
+    except OSError:
+        return _USUAL
 
 
 def write(stream: TextIO, lines: Iterable[str]) -> None:

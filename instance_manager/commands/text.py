@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_SECONDS: Final = 60
+"""In a minute, as minutes in an hour."""
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP: Final = 1024
 _NARROWEST: Final = 40
@@ -48,7 +51,7 @@ class Style(NamedTuple):
             hang: blanks before every further line.
             colour: of the label.
         """
-        label, text = self._shown(label), self._shown(text)
+        label, text = self.shown(label), self.shown(text)
         whole = f"{label} {text}".rstrip() if label else text
         blanks = " " * indent
         if not self.width:
@@ -68,12 +71,13 @@ class Style(NamedTuple):
 
     def table(self, rows: Sequence[tuple[str, str]], *, indent: int = 2) -> Iterator[str]:
         """Yield two columns; a long value goes on below itself."""
-        width = max((len(self._shown(name)) for name, _ in rows), default=0)
+        width = max((len(self.shown(name)) for name, _ in rows), default=0)
         for name, value in rows:
-            label = f"{self._shown(name):<{width}} "
+            label = f"{self.shown(name):<{width}} "
             yield from self.lines(label, value, indent=indent, hang=indent + width + 2)
 
-    def _shown(self, text: str) -> str:
+    def shown(self, text: str) -> str:
+        """Return the text as this stream can show it."""
         text = printable(text)
         if self.ascii:
             text = text.replace("…", "...").encode("ascii", "backslashreplace").decode("ascii")
@@ -117,3 +121,48 @@ def size(number: float) -> str:
 def duration(seconds: float) -> str:
     """Return seconds, or milliseconds where that reads better."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def clock_of(seconds: float) -> str:
+    """Return a time that goes on, in whole seconds: ``7 s``, ``2 min 05 s``, ``1 h 02 min``."""
+    minutes, rest = divmod(int(seconds), _SECONDS)
+    hours, minutes = divmod(minutes, _SECONDS)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def status_line(text: str, end: str, columns: int, *, is_ascii: bool = False) -> tuple[str, str]:
+    """Return *text* and *end*, on one line that is no wider than *columns*.
+
+    The text is cut where it must be, then left out; of the end nothing is lost before that.
+    """
+    shown = Style(ascii=is_ascii).shown(text)
+    end = f" ({end})"
+    room = columns - len(end)
+    if width_of(shown) <= room:
+        return shown, end
+    dots = "..." if is_ascii else "…"
+    if room <= len(dots):
+        return "", end.strip(" ()")[: max(columns, 0)]
+    return _cut(shown, room - len(dots)) + dots, end
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return sum(map(_columns, text))
+
+
+def _columns(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1
+
+
+def _cut(text: str, columns: int) -> str:
+    """Return as much of the beginning as the columns have room for."""
+    for number, char in enumerate(text):
+        columns -= _columns(char)
+        if columns < 0:
+            return text[:number]
+    return text

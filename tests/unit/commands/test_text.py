@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instance_manager.commands.text import Style, counted, duration, printable, size
+from instance_manager.commands.text import (
+    Style,
+    clock_of,
+    counted,
+    duration,
+    printable,
+    size,
+    status_line,
+    width_of,
+)
 
 TERMINAL = Style(width=60, colour=True)
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
@@ -84,3 +93,44 @@ def test_sizes_and_durations_have_the_unit_that_reads_best() -> None:
         "1.5 MiB",
     ]
     assert [duration(seconds) for seconds in (0.004, 1.25)] == ["4 ms", "1.2 s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.9, "0 s"), (59.9, "59 s"), (60, "1 min 00 s"), (125, "2 min 05 s"), (3725, "1 h 02 min")],
+)
+def test_a_time_that_goes_on_is_told_in_whole_seconds(seconds: float, text: str) -> None:
+    """It never shows one that has not passed."""
+    assert clock_of(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_ascii", "line"),
+    [
+        (30, False, "stop: waiting (12 s)"),
+        (20, False, "stop: waiting (12 s)"),
+        (19, False, "stop: waiti… (12 s)"),
+        (19, True, "stop: wai... (12 s)"),
+        (9, False, "s… (12 s)"),
+        (8, False, "12 s"),
+        (3, False, "12 "),
+        (0, False, ""),
+        (-1, False, ""),
+    ],
+)
+def test_a_status_line_fits_its_columns_and_keeps_the_time(
+    columns: int, is_ascii: bool, line: str
+) -> None:
+    """The text is cut first, then left out."""
+    assert "".join(status_line("stop: waiting", "12 s", columns, is_ascii=is_ascii)) == line
+
+
+@given(st.text(max_size=40), st.integers(0, 60), st.booleans())
+def test_a_status_line_is_never_wider_than_it_may_be_nor_moves_the_cursor(
+    text: str, columns: int, is_ascii: bool
+) -> None:
+    """Whatever the text holds: wide characters, marks, escapes."""
+    line = "".join(status_line(text, "12 s", columns, is_ascii=is_ascii))
+
+    assert width_of(line) <= columns
+    assert line.isprintable()
