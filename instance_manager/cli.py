@@ -45,8 +45,20 @@ _EXAMPLES = {
   instance-manager config show
   instance-manager config show --output json | jq '.items[] | select(.source != "default")'
   instance-manager config schema > schema.json""",
+    "show": """examples:
+  instance-manager config show
+  instance-manager config show --set postgres.port=5433 | grep ^postgres
+  instance-manager config show --output json | jq '.items[] | select(.source != "default")'""",
+    "schema": """examples:
+  instance-manager config schema > schema.json""",
     "openapi": """examples:
-  instance-manager openapi > openapi.json""",
+  instance-manager openapi > openapi.json
+  instance-manager openapi | jq '.paths | keys'""",
+    "completion": """examples:
+  source <(instance-manager completion bash)
+  instance-manager completion bash > /etc/bash_completion.d/instance-manager
+  instance-manager completion zsh > "${fpath[1]}/_instance-manager"
+""",
     "inspect": """examples:
   instance-manager extension inspect /extensions/*
   instance-manager extension inspect ./build/pgvector --postgres-major 18 --machine arm64
@@ -83,7 +95,8 @@ _EXAMPLES = {
   instance-manager fence
   instance-manager fence --mode immediate""",
     "unfence": """examples:
-  instance-manager unfence""",
+  instance-manager unfence
+  instance-manager unfence --timeout 600""",
     "stop": """examples:
   instance-manager stop
   instance-manager stop --mode immediate --timeout 10""",
@@ -182,7 +195,13 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_lifecycle(commands)
     _add_config(commands, is_whole="config" in arguments)
     _add(commands, "openapi", "print the description of the API, an OpenAPI document")
+    _add_completion(commands)
     return parser
+
+
+def _whole_parser() -> argparse.ArgumentParser:
+    """Return the parser with every command of every group."""
+    return _parser(("extension", "config"))
 
 
 def _add_global(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -270,6 +289,13 @@ def _add_config(commands: Commands, *, is_whole: bool) -> None:
         show = _add(inner, "show", "print each setting in force, and where it comes from")
         show.add_argument("--output", choices=("text", "json"), default="text")
         _add(inner, "schema", "print the JSON Schema of the settings file")
+
+
+def _add_completion(commands: Commands) -> None:
+    command = _add(commands, "completion", "print a script that completes this program's words")
+    command.add_argument("shell", choices=("bash", "zsh"), help="the shell that reads it")
+    # Its module lies below this one and can't ask for it.
+    command.set_defaults(whole_parser=_whole_parser)
 
 
 def _seconds(text: str) -> float:

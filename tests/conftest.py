@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-browser", action="store_true", help="fail, not skip, where chromium is missing"
     )
     group.addoption(
+        "--require-zsh", action="store_true", help="fail, not skip, where zsh is missing"
+    )
+    group.addoption(
         "--soak",
         action="store_true",
         help="make each fault as often as it takes to trust the figures; run no other tests",
@@ -53,8 +56,8 @@ def pytest_report_header() -> str:
 def lacking(request: pytest.FixtureRequest) -> Callable[[str, str], NoReturn]:
     """Return ``lacking(prerequisite, reason)``, which ends a test that can't run here.
 
-    The prerequisite is ``"postgres"``, ``"containers"`` or ``"browser"``; with its option
-    ``--require-…`` the test fails, else it is skipped. Both say the reason.
+    The prerequisite is ``"postgres"``, ``"containers"``, ``"browser"`` or ``"zsh"``; with its
+    option ``--require-…`` the test fails, else it is skipped. Both say the reason.
     """
 
     def end(prerequisite: str, reason: str) -> NoReturn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -22,6 +21,7 @@ DEADLINE = 60.0
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 CLIENTS = (
     "status",
+    "events",
     "start",
     "stop",
     "restart",
@@ -30,7 +30,17 @@ CLIENTS = (
     "fence",
     "unfence",
 )
-COMMANDS = ("run", "check", "compose", "extension", *CLIENTS)
+COMMANDS = (
+    "run",
+    "check",
+    "compose",
+    "extension",
+    "config",
+    "openapi",
+    "completion",
+    *CLIENTS,
+)
+INNER = ("extension inspect", "extension build", "config show", "config schema")
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -83,10 +93,10 @@ def test_the_version_is_said() -> None:
     assert (done.returncode, done.stdout) == (0, f"instance-manager {__version__}\n")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *INNER])
 def test_each_command_explains_itself_with_an_example(command: str) -> None:
     """Help is on standard output, and shows how to call it."""
-    done = call(command, "--help")
+    done = call(*command.split(), "--help")
 
     assert done.returncode == 0
     assert f"usage: instance-manager {command}" in done.stdout
@@ -679,24 +689,3 @@ def test_a_client_waits_no_longer_than_it_is_told(waiting: Manager) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "restart: running: not done within 0.5 s" in done.stderr
     assert [one["state"] for one in operations(waiting)][-1] == "running"
-
-
-def test_ctrl_c_ends_the_client_and_not_the_operation(waiting: Manager) -> None:
-    """It ends as one that a signal ended, without a stack; what was begun goes on."""
-    client = subprocess.Popen(
-        waiting.command("restart", "--mode", "smart"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    with client:
-        until(
-            lambda: any(one["state"] == "running" for one in operations(waiting)), "it has begun"
-        )
-        client.send_signal(signal.SIGINT)
-        output, errors = client.communicate(timeout=DEADLINE)
-
-    assert (client.returncode, output) == (130, "")
-    assert "Traceback" not in errors
-    assert [one["state"] for one in operations(waiting)] == ["running"]

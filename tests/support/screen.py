@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tests.support.manager import DEADLINE_SECONDS, until
 
-_PIECE = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])|(.)", re.DOTALL)
+_PIECE = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|(.)", re.DOTALL)
 
 
 class Screen:
@@ -34,9 +34,14 @@ class Screen:
             if order == "K" and not parameters:
                 del self._rows[self._row][self._column :]
             elif order:
-                assert order == "m", f"unexpected order {order!r}"
+                # Colours, and modes of shells such as that of pasting.
+                assert order in "mhl", f"unexpected order {order!r}"
             elif char == "\r":
                 self._column = 0
+            elif char == "\b":
+                self._column -= 1
+            elif char in {"\a", "\0"}:
+                continue
             elif char == "\n":
                 self._down()
             else:
