@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from instance_manager.commands import loading
+from instance_manager.commands.text import printable
 from instance_manager.configuration.masking import MASK, mask_document
 from instance_manager.errors import Exit
 from instance_manager.settings.configuration_document import KEYS, document_of
@@ -68,4 +69,4 @@ def _lines(loaded: LoadedSettings) -> Iterator[str]:
     for entry in entries(loaded):
         value = entry["value"]
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        yield f"{entry['key']:<{_WIDTH}} {text}  ({entry['origin']})"
+        yield printable(f"{entry['key']:<{_WIDTH}} {text}  ({entry['origin']})")
