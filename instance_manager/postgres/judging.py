@@ -32,10 +32,16 @@ SELECT lower(name), context, vartype, coalesce(unit, ''), coalesce(setting, '') 
 """
 _FILE_SETTINGS: Final = """
 SELECT coalesce(f.name, ''), f.error, coalesce(f.sourcefile, ''), coalesce(f.sourceline, 0)
-  FROM pg_file_settings f LEFT JOIN pg_settings s ON lower(s.name) = lower(f.name)
- WHERE f.error IS NOT NULL AND NOT coalesce(s.pending_restart, false)
+  FROM pg_file_settings f
+ WHERE f.error IS NOT NULL AND NOT EXISTS (
+       SELECT FROM pg_settings s
+        WHERE s.pending_restart
+          AND (lower(s.name) = lower(f.name)
+               OR f.name IS NULL AND f.sourcefile IS NULL AND strpos(f.error, s.name) > 0))
  ORDER BY f.seqno
 """
+"""What waits for a restart is no error. A parameter that is in no file any more has no row of its
+own: the server names it in a message only, in the language of ``lc_messages``."""
 _RULES: Final = (
     ("hba", "SELECT {file}, line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL"),
     (

@@ -86,6 +86,26 @@ def test_a_document_is_applied_and_what_needs_a_restart_waits(from_api: Manager)
     assert setting(from_api, "max_connections") == "50"
 
 
+def test_a_parameter_that_is_taken_out_waits_for_its_restart_too(from_api: Manager) -> None:
+    """The server names it in a message only; other changes are taken meanwhile."""
+    document, _ = read(from_api)
+    put(from_api, {**document, "parameters": {"max_prepared_transactions": "50"}})
+    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=30")
+
+    code, done = put(from_api, {**document, "parameters": {}})
+
+    assert (code, done.get("action")) == (200, "restart"), done
+    pending = until(lambda: configuration(from_api)["pending_restart"], "it is told")
+    assert [each["name"] for each in pending] == ["max_prepared_transactions"]
+    code, done = put(from_api, {**document, "parameters": {"work_mem": "8MB"}})
+    assert code == 200, done
+    assert setting(from_api, "work_mem") == "8MB"
+    assert setting(from_api, "max_prepared_transactions") == "50"
+    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=30")
+    assert setting(from_api, "max_prepared_transactions") == "0"
+    assert configuration(from_api)["pending_restart"] == []
+
+
 def test_a_dry_run_tells_the_changes_and_makes_none(from_api: Manager) -> None:
     """Old and new value, and what it takes."""
     document, tag = read(from_api)
