@@ -3,8 +3,9 @@
 Probes are asked when the host is busiest, and an answer that is late counts as a bad one. So a
 connection that has sent its request already is answered in the turn of the loop in which it is
 accepted; any other one gets a small protocol. A whole request for a probe, as the kubelet and load
-balancers send it, is answered here, as the stack behind would answer it. With anything else,
-and after a moment of silence, the connection is handed over to that stack, with what was read.
+balancers send it, is answered here, as the stack behind would answer it. With anything else the
+connection is handed over to that stack, with what was read. Who says nothing stays here, where it
+costs least: a crowd that is handed over at once would keep the loop from its probes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ _CLOSE: Final = re.compile(rb"^connection:[\t ]*close[\t ]*\r$", re.IGNORECASE |
 
 _CLOSING: Final = "Connection: close\r\n"
 
-_SILENCE_SECONDS: Final = 1.0
-"""Who says nothing for so long is left to the limits of the stack behind."""
 _UNREAD_BYTES: Final = 1 << 16
 _ACCEPTED_AT_ONCE: Final = 64
 """Then the loop has its turn: the heartbeat must not wait for a flood."""
@@ -201,14 +200,14 @@ class ProbeConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait a moment for a request."""
+        """Wait for a request."""
         self._transport = cast("asyncio.Transport", transport)
         if self._front.is_closed:
             self.close()
             return
         self._front.open.add(self)
         self._front.places.take(self)
-        self._wait(_SILENCE_SECONDS, self._hand_over)
+        self._wait(self._front.keepalive_seconds, self.close)
         if self._first:
             self.data_received(self._first)
 
@@ -252,7 +251,7 @@ class ProbeConnection(asyncio.Protocol):
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, then)
 
-    def _hand_over(self, data: bytes = b"") -> None:
+    def _hand_over(self, data: bytes) -> None:
         transport = self._transport
         self._leave()
         if transport is None or transport.is_closing():
@@ -260,8 +259,7 @@ class ProbeConnection(asyncio.Protocol):
         behind = self._front.behind()
         transport.set_protocol(behind)
         behind.connection_made(transport)
-        if data:
-            behind.data_received(data)
+        behind.data_received(data)
 
     def _leave(self) -> None:
         self._front.open.discard(self)

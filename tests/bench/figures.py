@@ -200,6 +200,7 @@ class Report:
     steps: dict[str, Series] = field(default_factory=dict[str, Series])
     storms: Storms | None = None
     probes: Section | None = None
+    crowd: Section | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the report for programs."""
@@ -209,6 +210,7 @@ class Report:
             "startup_steps_ms": {name: _series(series) for name, series in self.steps.items()},
             "orphans": self.storms.document() if self.storms else None,
             "probes": self.probes.document() if self.probes else None,
+            "crowd": self.crowd.document() if self.crowd else None,
         }
 
     def text(self) -> str:
@@ -220,7 +222,7 @@ class Report:
                 self.host.text(),
                 render_table(HEADINGS, rows),
                 render_table(("step of a start", "ms"), steps),
-                *(each.text() for each in (self.probes, self.storms) if each is not None),
+                *(one.text() for one in (self.probes, self.crowd, self.storms) if one is not None),
             ]
         )
 

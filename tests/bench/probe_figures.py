@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any
 
 from tests.bench.figures import Series, render_table
 
 MILLISECONDS = 1000.0
 _AIM_SECONDS = 0.001
+_COLUMNS = ("number", "median, ms", "p99, ms", "median / bare loop", "p99 / bare loop")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class Answers:
             tuple(each[49] for each in cuts),
             tuple(each[98] for each in cuts),
         )
+
+    def cells(self, name: str, bare: Answers) -> list[str]:
+        """Return the texts of a row, beside the bare loop's."""
+        return [
+            name,
+            f"{self.number} ({self.failed} failed)" if self.failed else str(self.number),
+            Series(self.medians).text(2),
+            Series(self.percentiles_99).text(1),
+            _ratio(self.medians, bare.medians),
+            _ratio(self.percentiles_99, bare.percentiles_99),
+        ]
 
 
 @dataclass(frozen=True)
@@ -82,25 +94,8 @@ class Probing:
     def text(self) -> str:
         """Return a table in Markdown, and a line on the handler."""
         bare = self.answers["bare loop"]
-        rows = [
-            [
-                name,
-                f"{one.number} ({one.failed} failed)" if one.failed else str(one.number),
-                Series(one.medians).text(2),
-                Series(one.percentiles_99).text(1),
-                _ratio(one.medians, bare.medians),
-                _ratio(one.percentiles_99, bare.percentiles_99),
-            ]
-            for name, one in self.answers.items()
-        ]
-        headings = (
-            f"answers to a probe, {self.rate:g}/s, pgbench on all cores",
-            "number",
-            "median, ms",
-            "p99, ms",
-            "median / bare loop",
-            "p99 / bare loop",
-        )
+        rows = [one.cells(name, bare) for name, one in self.answers.items()]
+        headings = (f"answers to a probe, {self.rate:g}/s, pgbench on all cores", *_COLUMNS)
         missing = "" if "Patroni" in self.answers else " Patroni could not be installed."
         return (
             f"{render_table(headings, rows)}\n\nThe manager's handler took"
@@ -109,6 +104,35 @@ class Probing:
         )
 
 
+@dataclass(frozen=True)
+class Crowding:
+    """The manager and a bare loop, each alone and beside the same crowd."""
+
+    rate: float
+    idle: int
+    handshakes: int
+    returned: int
+    """How often one of the crowd was shown the door, and came back."""
+    answers: Mapping[str, Answers]
+
+    def document(self) -> dict[str, Any]:
+        """Return the figures for programs."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return a table in Markdown, and a line on the crowd."""
+        rows = [
+            one.cells(name, self.answers[name.replace("manager", "bare loop")])
+            for name, one in self.answers.items()
+        ]
+        crowd = f"{self.idle} idle connections and {self.handshakes} handshakes"
+        headings = (f"/livez, {self.rate:g}/s, beside {crowd}", *_COLUMNS)
+        return (
+            f"{render_table(headings, rows)}\n\nOf the crowd, {self.returned} were shown the door"
+            " meanwhile, and came back."
+        )
+
+
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Return the median of the rounds' ratios: a round that was disturbed must not count."""
-    return f"{median(one / other for one, other in zip(ours, theirs, strict=True)):.2f}"
+    """Return the median and the range of the rounds' ratios: a disturbed round must not count."""
+    return Series(tuple(one / other for one, other in zip(ours, theirs, strict=True))).text(2)

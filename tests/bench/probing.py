@@ -41,7 +41,7 @@ def measure_probing(
         site.until_ready()
         ports = {
             "manager": (site.health_port, "/readyz"),
-            "bare loop": (stack.enter_context(_loop()), "/"),
+            "bare loop": (stack.enter_context(bare_loop()), "/"),
         }
         if (python := patroni.install()) is not None:
             port = stack.enter_context(patroni.running(python, elsewhere, site.server))
@@ -50,8 +50,8 @@ def measure_probing(
         stack.enter_context(_load(site))
         before = _handler(site)
         for turn in range(rounds):
-            for name in _rotated(list(ports), turn):
-                took[name].append(_ask(*ports[name], rate, seconds))
+            for name in rotated(list(ports), turn):
+                took[name].append(ask(*ports[name], rate, seconds))
             with _asked(*ports["manager"], rate):
                 # So that it is forked on a host that is as busy.
                 took["pg_isready"].append(_fork(site, seconds))
@@ -59,12 +59,14 @@ def measure_probing(
     return Probing(rate, {name: Answers.of(values) for name, values in took.items()}, handler)
 
 
-def _rotated(names: list[str], turn: int) -> list[str]:
+def rotated(names: list[str], turn: int) -> list[str]:
+    """Return the names, another one first in each turn."""
     start = turn % len(names)
     return names[start:] + names[:start]
 
 
-def _ask(port: int, path: str, rate: float, seconds: float) -> list[float | None]:
+def ask(port: int, path: str, rate: float, seconds: float) -> list[float | None]:
+    """Return how long each answer took, in seconds; None for a bad one."""
     command = [sys.executable, str(_HERE / "prober.py"), str(port), path, str(rate), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     values: list[float | None] = json.loads(done.stdout)
@@ -112,10 +114,11 @@ def _load(site: Site) -> Iterator[None]:
 
 
 @contextmanager
-def _loop() -> Iterator[int]:
+def bare_loop() -> Iterator[int]:
+    """Run the bare loop; yield its port."""
     port = free_port()
     with _ended([sys.executable, str(_HERE / "loop.py"), str(port)]):
-        until(lambda: all(_ask(port, "/", 1, 1)), "the bare loop answers")
+        until(lambda: all(ask(port, "/", 1, 1)), "the bare loop answers")
         yield port
 
 

@@ -12,20 +12,28 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from instance_manager.postgres.embedded import Demonstration, lay_out
 from tests.bench import host, program
 from tests.bench.contestants import Site, identity
-from tests.bench.figures import Report, Storms
+from tests.bench.crowd import measure_crowd
+from tests.bench.figures import Report, Section, Storms
 from tests.bench.measures import FULL, QUICK, Plan, measure_idle, measure_load, measure_starts
 from tests.bench.orphans import measure_orphans
 from tests.bench.preflights import measure_preflights
-from tests.bench.probe_figures import Probing
+from tests.bench.probe_figures import Crowding, Probing
 from tests.bench.probing import measure_probing
+
+_TABLES: Final = {
+    "orphans": "the storm of orphans",
+    "probes": "the answers to probes",
+    "crowd": "the answers beside a crowd",
+}
 
 
 def main() -> int:
@@ -34,7 +42,7 @@ def main() -> int:
     # As an exception, so that whatever runs by then is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     plan = QUICK if options.quick else FULL
-    report = orphans() if options.orphans else probing(plan) if options.probes else measure(plan)
+    report: Section = measure(plan) if options.only is None else _ALONE[options.only](plan)
     if options.output == "json":
         sys.stdout.write(json.dumps(report.document(), indent=2) + "\n")
     else:
@@ -45,8 +53,11 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the manager beside bare postgres.")
     parser.add_argument("--quick", action="store_true", help="a short run: no figures to quote")
-    parser.add_argument("--orphans", action="store_true", help="only the storm of orphans")
-    parser.add_argument("--probes", action="store_true", help="only the answers to probes")
+    only = parser.add_mutually_exclusive_group()
+    for name, what in _TABLES.items():
+        only.add_argument(
+            f"--{name}", action="store_const", dest="only", const=name, help=f"only {what}"
+        )
     parser.add_argument("--output", choices=("text", "json"), default="text")
     return parser.parse_args()
 
@@ -68,13 +79,15 @@ def measure(plan: Plan) -> Report:
         figures += measure_load(volumes, plan)
         figures += measure_preflights(server, plan.starts)
         probes = _probing(volumes, directory, plan)
+        crowd = measure_crowd(plain, plan.probe_rounds, plan.probe_seconds)
         storms = measure_orphans(_owned(directory / "orphans"), server)
     now = replace(machine, load_after=os.getloadavg()[0])
-    return Report(now, tuple(figures), steps, storms, probes)
+    return Report(now, tuple(figures), steps, storms, probes, crowd)
 
 
-def orphans() -> Storms:
+def orphans(plan: Plan) -> Storms:
     """Make the storm of orphans alone."""
+    del plan
     with _workspace() as directory:
         server = lay_out(directory / "server")
         return measure_orphans(_owned(directory / "orphans"), server)
@@ -87,6 +100,22 @@ def probing(plan: Plan) -> Probing:
         site = _site(directory / "site", lay_out(directory / "server"), command)
         site.initialize()
         return _probing(site, directory, plan)
+
+
+def crowding(plan: Plan) -> Crowding:
+    """Measure the answers beside a crowd alone."""
+    command = program.install()
+    with _workspace() as directory:
+        site = _site(directory / "site", lay_out(directory / "server"), command)
+        site.initialize()
+        return measure_crowd(site, plan.probe_rounds, plan.probe_seconds)
+
+
+_ALONE: Final[dict[str, Callable[[Plan], Section]]] = {
+    "orphans": orphans,
+    "probes": probing,
+    "crowd": crowding,
+}
 
 
 def _probing(site: Site, directory: Path, plan: Plan) -> Probing:

@@ -17,7 +17,7 @@ from tests.bench.figures import (
     reaped_in,
     render_table,
 )
-from tests.bench.probe_figures import Answers, Handler, Probing
+from tests.bench.probe_figures import Answers, Crowding, Handler, Probing
 
 HOST = Host(
     processor="Z80",
@@ -160,6 +160,22 @@ def test_answers_to_probes_are_compared_round_by_round() -> None:
     text = Probing(500, {"manager": manager, "bare loop": loop}, handler).text()
 
     assert "30 (1 failed)" in text
-    assert text.splitlines()[2].split("|")[-3:-1] == [" 2.00               ", " 2.00            "]
+    manager_cells = [cell.strip() for cell in text.splitlines()[2].split("|")]
+    assert manager_cells[-3:-1] == ["2.00 (1.00-2.00)", "2.00 (1.00-2.00)"]
     assert "0.100 ms in the mean, and at most 1 ms in 95.00% of 20 answers" in text
     assert "Patroni could not be installed" in text
+
+
+def test_answers_beside_a_crowd_are_held_against_the_loop_beside_the_same_crowd() -> None:
+    """And those without a crowd against the loop that has none either."""
+    answers = {
+        "manager, alone": Answers.of([[0.001] * 10]),
+        "bare loop, alone": Answers.of([[0.001] * 10]),
+        "manager": Answers.of([[0.006] * 10]),
+        "bare loop": Answers.of([[0.003] * 10]),
+    }
+    lines = Crowding(500, 500, 100, 7, answers).text().splitlines()
+
+    assert "beside 500 idle connections and 100 handshakes" in lines[0]
+    assert [line.split("|")[-2].strip() for line in lines[2:6]] == ["1.00", "1.00", "2.00", "1.00"]
+    assert "7 were shown the door" in lines[-1]

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from instance_manager.health.verdicts import HEARTBEAT_LIMIT_SECONDS
+from instance_manager.postgres.embedded import Demonstration
+from tests.support import blocking_program
 from tests.support.manager import Manager, until
 from tests.support.plain_server import run_as
 
@@ -168,14 +172,72 @@ def test_a_manager_whose_loop_stands_still_gives_no_sign_of_life(started: Starti
     """No probe is answered for it by anything else, and all are once it goes on."""
     manager = started("accepting")
     assert manager.process is not None
-    with frozen(manager.process.pid):
-        connection = http.client.HTTPConnection("127.0.0.1", manager.health_port, timeout=1)
-        connection.request("GET", "/livez")
-        with pytest.raises(TimeoutError):
-            connection.getresponse()
-        connection.close()
+    with frozen(manager.process.pid), pytest.raises(TimeoutError):
+        answer_of(manager, "livez", seconds=1)
     until(lambda: manager.probe("livez")[0] == 200, "the manager lives")
     until_ready_is(manager, True)
+
+
+class BlockingManager(Manager):
+    """One whose loop can be made to stand still."""
+
+    SECONDS = HEARTBEAT_LIMIT_SECONDS + 2
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return a command line of the program, with what blocks its loop."""
+        program = Path(blocking_program.__file__)
+        given = ["--config", str(self.config), *arguments]
+        return [sys.executable, str(program), str(self.SECONDS), *given]
+
+    def block(self) -> None:
+        """Have the loop stand still from now on."""
+        assert self.process is not None
+        self.process.send_signal(blocking_program.SIGNAL)
+        until(self._is_silent, "the loop stands still")
+
+    def _is_silent(self) -> bool:
+        try:
+            answer_of(self, "livez", seconds=0.5)
+        except TimeoutError:
+            return True
+        return False
+
+
+def answer_of(manager: Manager, path: str, seconds: float) -> tuple[int, str]:
+    """Ask as the kubelet does: no answer within its timeout is a failure, here a TimeoutError."""
+    connection = http.client.HTTPConnection("127.0.0.1", manager.health_port, timeout=seconds)
+    try:
+        connection.request("GET", f"/{path}", headers={"Connection": "close"})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def test_a_loop_that_is_blocked_for_too_long_fails_liveness_until_it_goes_on(
+    workspace: Path, server: Demonstration
+) -> None:
+    """No answer meanwhile, then one bad one from before the next heartbeat; postgres serves."""
+    manager = BlockingManager(workspace, server)
+    manager.settings["health"]["period_seconds"] = PERIOD_SECONDS
+    try:
+        manager.trust().start().until_ready()
+        before = manager.until_phase("running")["postgres"]
+        with manager.sql() as held:
+            manager.block()
+            assert held.execute("SELECT 1").fetchone() == (1,)
+            assert manager.query("SELECT 1") == [(1,)]
+
+            waited = answer_of(manager, "livez", seconds=60)
+
+        assert waited == (503, "[-]heartbeat failed: reason withheld\nlivez check failed\n")
+        until(lambda: manager.probe("livez") == (200, "ok\n"), "the manager lives")
+        until_ready_is(manager, True)
+        after = manager.until_phase("running")["postgres"]
+        assert (after["pid"], after["restarts"]) == (before["pid"], before["restarts"])
+        assert manager.end() == 0
+    finally:
+        manager.clean_up()
 
 
 @pytest.fixture

@@ -283,6 +283,18 @@ async def test_connections_that_say_nothing_are_closed_with_the_listener(
     kept_writer.close()
 
 
+async def test_who_says_nothing_is_closed_after_a_while(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one who has asked before; nothing is set up behind for him."""
+    monkeypatch.setattr("instance_manager.api.server.KEEPALIVE_SECONDS", 0.3)
+    monkeypatch.setattr("instance_manager.api.server.Connection", None)
+    async with serving() as served, asyncio.timeout(10):
+        silent, writer = await asyncio.open_connection("127.0.0.1", served.health_port)
+        assert await silent.read() == b""
+        writer.close()
+
+
 async def test_the_time_of_the_handler_is_measured(serving: Serving) -> None:
     """On both ways, by probe."""
     async with serving() as served:
