@@ -7,6 +7,7 @@ are written in lower case.
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -111,7 +112,26 @@ def _problems(parameters: Mapping[str, str], path: str) -> Iterator[Problem]:
             yield Problem(where, f"cannot set parameter {name!r}: it is given twice")
         elif "\0" in value:
             yield Problem(where, f"cannot set parameter {name!r}: its value holds a NUL character")
+        elif folded == "unix_socket_permissions" and _locks_out(value):
+            yield Problem(
+                where,
+                f"cannot set parameter {name!r} to {value}: the manager comes in by that socket;"
+                " leave the owner's write permission, as in 0700",
+            )
         seen.add(folded)
+
+
+def _locks_out(permissions: str) -> bool:
+    """Whether the socket's owner could not connect; what is no number is the server's to refuse.
+
+    The server reads numbers as C does: octal with a zero before.
+    """
+    text = permissions.strip()
+    base = 0 if text.lower().startswith("0x") else 8 if text.startswith("0") else 10
+    try:
+        return not int(text, base) & stat.S_IWUSR
+    except ValueError:
+        return False
 
 
 def _owner(name: str) -> str:

@@ -7,18 +7,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from tests.support.configuration_documents import PARAMETERS, TRUST, documents
 from tests.support.manager import Manager, until
 
 Times = Callable[[int, int], int]
-TRUST = "host all all 127.0.0.1/32 trust"
 
 
 @pytest.fixture
@@ -400,97 +398,19 @@ def test_without_a_good_configuration_a_wrong_one_fails_and_says_why(manager: Ma
     assert "work_mem" in status["failure"]["message"]
 
 
-NAMES = st.sampled_from(
-    [
-        *("work_mem", "shared_buffers", "max_connections", "wal_level", "archive_mode", "fsync"),
-        *("max_wal_senders", "superuser_reserved_connections", "reserved_connections"),
-        *("DateStyle", "TimeZone", "search_path", "lc_messages", "log_min_messages", "ssl"),
-        *("synchronous_standby_names", "synchronous_commit", "temp_tablespaces", "my.own"),
-        *("autovacuum", "checkpoint_timeout", "random_page_cost", "no_such", "jit", "huge_pages"),
-        *("default_text_search_config", "log_statement", "backtrace_functions", "wal_keep_size"),
-        *("vacuum_cost_delay", "summarize_wal", "io_method", "max_prepared_transactions"),
-        *("autovacuum_max_workers", "max_worker_processes", "wal_buffers", "min_wal_size"),
-    ]
-)
-VALUES = st.sampled_from(
-    [
-        *(
-            "on",
-            "off",
-            "0",
-            "1",
-            "-1",
-            "5",
-            "10",
-            "64",
-            "1.5",
-            "1e3",
-            "0x10",
-            "8MB",
-            "512kB",
-            "5min",
-        ),
-        *("1TB", "100ms", "minimal", "replica", "logical", "always", "local", "UTC", "ISO, DMY"),
-        *('public, "$user"', "debug1", "none", "all", "C", "sync", "worker", "try", "x'y", ""),
-        *("FIRST 1 (a, b)", "ANY 2 (*)", "(", "pg_catalog.simple", "2147483648", " 7 ", "ü\n"),
-    ]
-)
-RULES = st.sampled_from(
-    [
-        TRUST,
-        "# nothing",
-        "local all all trust",
-        "host all all ::1/128 md5",
-        "host all all 10.0.0.0/40 md5",
-        "nonsense",
-        "host all all all peer",
-        'local "a b" +c reject',
-    ]
-)
-DOCUMENTS = st.fixed_dictionaries(
-    {
-        "parameters": st.dictionaries(NAMES, VALUES, max_size=3),
-        "hba": st.lists(RULES, max_size=2).map(lambda rules: [TRUST, *rules]),
-        "ident": st.lists(st.sampled_from(["m a b", "m a", "# x"]), max_size=1),
-        "shared_preload_libraries": st.lists(
-            st.sampled_from(["pg_stat_statements", "nosuchlib", "auto_explain"]), max_size=1
-        ),
-    }
-)
-
-
-def documents(count: int) -> Iterator[dict[str, Any]]:
-    """Return so many documents of any content, the same ones each time."""
-    found: list[dict[str, Any]] = []
-
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(DOCUMENTS)
-    def collect(document: dict[str, Any]) -> None:
-        found.append(document)
-
-    collect()
-    yield from found
-
-
 def test_any_document_is_refused_or_the_server_comes_back_with_it(
     from_api: Manager, times: Times
 ) -> None:
     """What is accepted is loaded, and a restart with it works."""
     from_api.settings["restart"] = {"maximum": 10000}
     accepted = 0
-    for document in documents(times(25, 1000)):
+    for document in documents(from_api.query(PARAMETERS), times(25, 1000)):
         code, answer = put(from_api, document)
-        assert code in (200, 409, 422), answer
+        assert code in (200, 409, 422), (document, answer)
         if code != 200:
             continue
         accepted += 1
-        assert from_api.probe("readyz")[0] == 200
+        assert from_api.probe("readyz")[0] == 200, document
         if answer["action"] == "restart":
             code, operation = from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
             assert operation["state"] == "succeeded", (document, operation)

@@ -33,7 +33,7 @@ Row = tuple[str, str, str | None, str | None, Sequence[str], str]
 def documents(rows: Sequence[Row], count: int) -> Iterator[dict[str, Any]]:
     """Yield so many documents, the same ones each time; *rows* are those of PARAMETERS."""
     for number in range(count):
-        yield _document(rows, random.Random(number))
+        yield _document(rows, random.Random(number))  # noqa: S311 - no secret
 
 
 def _document(rows: Sequence[Row], chance: random.Random) -> dict[str, Any]:

@@ -261,3 +261,17 @@ def test_good_settings_pass_the_checks_of_this_room() -> None:
     )
 
     assert load(text, CHECKS).settings.postgres.hba == ("local all all peer",)
+
+
+@pytest.mark.parametrize("value", ["0577", "288", "0x16d", " 0 ", "0"])
+def test_a_socket_that_its_owner_can_not_use_is_refused(value: str) -> None:
+    """The manager itself would be locked out, and wait for the server for ever."""
+    (problem,) = problems({"Unix_Socket_Permissions": value})
+
+    assert "write permission" in problem.message
+
+
+@pytest.mark.parametrize("value", ["0700", "0777", "511", "0x1ff", "0200", "nonsense", "08", ""])
+def test_a_socket_that_its_owner_can_use_is_the_servers_to_judge(value: str) -> None:
+    """What is no number, too."""
+    assert problems({"unix_socket_permissions": value}) == ()
