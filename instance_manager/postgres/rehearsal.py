@@ -14,12 +14,20 @@ import contextlib
 import shutil
 import signal
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.configuration.parameters import TAKEN_FROM_AUTO_CONF
+from instance_manager.configuration.rendering import parse_line
 from instance_manager.configuration.writing import take_out_auto_entries
 from instance_manager.errors import DataDirectoryDamagedError, UnresponsiveError
-from instance_manager.postgres import control_data, data_directory, process, processes
+from instance_manager.postgres import (
+    control_data,
+    data_directory,
+    process,
+    processes,
+    shared_memory,
+)
 from instance_manager.postgres.endings import (
     LastWords,
     classify,
@@ -30,7 +38,6 @@ from instance_manager.supervision.endings import Cause, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from instance_manager.postgres.binaries import Binaries
     from instance_manager.supervision.children import Children, Completed
@@ -161,7 +168,25 @@ async def _try(
         # It owns nothing that an end could damage.
         grace_seconds=0,
     )
-    return None if _has_passed(done) else _why(done)
+    return _too_large(done, rehearsal.configuration) if _has_passed(done) else _why(done)
+
+
+def _too_large(done: Completed, configuration: str) -> Failure | None:
+    """Say whether the memory that the server would ask for is more than there is."""
+    # The answer is the last number: a library may write to standard output, too.
+    megabytes = int(next(filter(str.isdecimal, reversed(done.output.split()))))
+    values = dict(filter(None, map(parse_line, configuration.splitlines())))
+    # Of another size than the usual one: how many there are is not told in one place.
+    is_usual = values.get("huge_page_size", "0") == "0"
+    huge = values.get("huge_pages", "") if is_usual else ""
+    message = shared_memory.shortage(megabytes, huge, _read_kernel)
+    return Failure(Ending(Cause.OUT_OF_MEMORY, message)) if message else None
+
+
+def _read_kernel(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="ascii")
+    return ""
 
 
 def _quoted(library: str) -> str:

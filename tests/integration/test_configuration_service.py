@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from instance_manager.postgres.shared_memory import MEMORY, OVERCOMMIT
 from tests.support.configuration_documents import PARAMETERS, TRUST, documents
 from tests.support.manager import Manager, until
 
@@ -154,6 +157,23 @@ def test_what_is_wrong_is_told_by_its_place_and_changes_nothing(from_api: Manage
         assert file.read_bytes() == before
         assert read(from_api) == (document, tag)
     assert from_api.probe("readyz")[0] == 200
+
+
+def test_more_memory_than_the_host_has_is_refused_before_a_restart(from_api: Manager) -> None:
+    """Where it is sure: what the kernel would not map, and huge pages that are not there."""
+    document, tag = read(from_api)
+    wanted: list[dict[str, str]] = []
+    if Path(OVERCOMMIT).read_text().strip() != "1":
+        wanted.append({"max_locks_per_transaction": "2147483647"})
+    if re.search(r"^HugePages_Total: +0$", Path(MEMORY).read_text(), re.MULTILINE):
+        wanted.append({"huge_pages": "on"})
+
+    for parameters in wanted:
+        code, problem = put(from_api, {**document, "parameters": parameters}, tag)
+
+        assert code == 422, (parameters, problem)
+        assert "of shared memory" in errors_of(problem)[""]
+    assert put(from_api, {**document, "parameters": {"huge_pages": "try"}}, tag)[0] == 200
 
 
 def test_all_that_is_wrong_is_told_at_once(from_api: Manager) -> None:
