@@ -27,6 +27,7 @@ from instance_manager.postgres import (
     process,
     processes,
     shared_memory,
+    socket_group,
 )
 from instance_manager.postgres.endings import (
     LastWords,
@@ -35,6 +36,7 @@ from instance_manager.postgres.endings import (
     split_severity,
 )
 from instance_manager.supervision.endings import Cause, Ending
+from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -168,19 +170,23 @@ async def _try(
         # It owns nothing that an end could damage.
         grace_seconds=0,
     )
-    return _too_large(done, rehearsal.configuration) if _has_passed(done) else _why(done)
+    return await _not_reached(done, rehearsal.configuration) if _has_passed(done) else _why(done)
 
 
-def _too_large(done: Completed, configuration: str) -> Failure | None:
-    """Say whether the memory that the server would ask for is more than there is."""
+async def _not_reached(done: Completed, configuration: str) -> Failure | None:
+    """Judge what the start would meet later than its trial ends: its memory, its sockets."""
     # The answer is the last number: a library may write to standard output, too.
     megabytes = int(next(filter(str.isdecimal, reversed(done.output.split()))))
     values = dict(filter(None, map(parse_line, configuration.splitlines())))
     # Of another size than the usual one: how many there are is not told in one place.
     is_usual = values.get("huge_page_size", "0") == "0"
     huge = values.get("huge_pages", "") if is_usual else ""
-    message = shared_memory.shortage(megabytes, huge, _read_kernel)
-    return Failure(Ending(Cause.OUT_OF_MEMORY, message)) if message else None
+    if message := shared_memory.shortage(megabytes, huge, _read_kernel):
+        return Failure(Ending(Cause.OUT_OF_MEMORY, message))
+    group = values.get("unix_socket_group", "")
+    if message := await in_thread("group", socket_group.problem, group) if group else "":
+        return Failure(Ending(Cause.BAD_CONFIGURATION, message), said=(message,))
+    return None
 
 
 def _read_kernel(path: str) -> str:

@@ -129,6 +129,17 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"parameters": {"DateStyle": "nonsense"}}, "parameters.DateStyle", "invalid value"),
     ({"parameters": {"port": "1"}}, "parameters.port", "use postgres.port"),
     ({"parameters": {"block_size": "1"}}, "parameters.block_size", "cannot be changed"),
+    (
+        {"parameters": {"unix_socket_group": "no such"}},
+        "parameters.unix_socket_group",
+        "does not exist",
+    ),
+    ({"parameters": {"unix_socket_group": "root"}}, "parameters.unix_socket_group", "no member"),
+    (
+        {"parameters": {"unix_socket_permissions": "0500"}},
+        "parameters.unix_socket_permissions",
+        "write permission",
+    ),
     ({"shared_preload_libraries": ["nosuchlib"]}, "", "nosuchlib"),
     ({"hba": ["host all all 10.0.0.0/33 trust"]}, "hba.0", "a number up to 32"),
     ({"ident": ["m a"]}, "ident.0", "ends before"),
