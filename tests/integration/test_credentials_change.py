@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from instance_manager.client import Client, RefusedError, UnreachableError, client_context
+from tests.support.figures import Figures
 from tests.support.manager import Manager, until
 
 Times = Callable[[int, int], int]
@@ -205,6 +206,7 @@ class Caller:
     def __init__(self, manager: Manager, trust: ssl.SSLContext) -> None:
         self.failures: list[str] = []
         self.certificates: set[str] = set()
+        self.seconds: list[float] = []
         self._port = manager.control_port
         self._trust = trust
 
@@ -216,7 +218,9 @@ class Caller:
             self.failures.append(repr(error))
 
     async def _ask(self) -> None:
+        began = time.monotonic()
         reader, writer = await asyncio.open_connection("localhost", self._port, ssl=self._trust)
+        self.seconds.append(time.monotonic() - began)
         self.certificates.add(writer.get_extra_info("peercert")["serialNumber"])
         writer.write(
             b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer first\r\n"
@@ -231,7 +235,7 @@ class Caller:
 
 
 def test_certificates_can_be_renewed_at_any_time_without_a_failed_handshake(
-    manager: Manager, secrets: Secrets, times: Times
+    manager: Manager, secrets: Secrets, times: Times, figures: Figures
 ) -> None:
     """One a second, at fifty new connections a second."""
     seconds, rate = times(5, 60), 50
@@ -253,3 +257,6 @@ def test_certificates_can_be_renewed_at_any_time_without_a_failed_handshake(
 
     assert caller.failures == []
     assert len(caller.certificates) > 1
+    for each in caller.seconds:
+        figures.add("handshake while certificates are renewed each second", ready_seconds=each)
+    assert len(caller.seconds) == seconds * rate
