@@ -15,8 +15,8 @@ from tests.support.faults import postmaster_of
 from tests.support.manager import Manager, until
 
 TRUST = "host all all 127.0.0.1/32 trust"
-TOO_MUCH = {"shared_buffers": "7TB", "huge_pages": "off", "work_mem": "15MB"}
-"""In the range of the parameter, so that only a start shows that it can't be had."""
+TOO_MUCH = {"huge_pages": "on", "huge_page_size": "1GB", "work_mem": "15MB"}
+"""Whether the host has pages of that size, only a start can tell."""
 
 HASH = "SHOW instance_manager.config_sha256"
 LOOKS_SECONDS = 4
