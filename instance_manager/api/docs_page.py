@@ -123,10 +123,19 @@ def _parameters(parameters: list[Mapping[str, Any]]) -> str:
 
 def _responses(responses: Mapping[str, Any]) -> str:
     rows = [
-        (status, _content(each.get("content", {})), escape(each["description"]))
+        (status, _content(each.get("content", {})), _meaning(each))
         for status, each in responses.items()
     ]
     return _table(("status", "answer", ""), rows)
+
+
+def _meaning(response: Mapping[str, Any]) -> str:
+    """Return what an answer means, and the headers that it has of its own."""
+    headers = "".join(
+        f"<br><code>{escape(name)}</code>: {_text(each['description'])}"
+        for name, each in response.get("headers", {}).items()
+    )
+    return f"{escape(response['description'])}{headers}"
 
 
 def _content(content: Mapping[str, Any]) -> str:

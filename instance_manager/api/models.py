@@ -188,7 +188,7 @@ class Stopping(Document):
     mode: Rung
     """How postgres is asked to stop by now; it only becomes harder."""
     seconds: float
-    """Since the stop began."""
+    """Seconds since the stop began."""
     waiting_for: str = ""
     """For people, such as "waiting for 3 sessions"; empty where it isn't known."""
 
@@ -247,7 +247,7 @@ class PostgresStatus(Document):
     lsn: WalPositions = WalPositions()
     """Positions in the WAL, as they were seen last."""
     restarts: int = 0
-    """Restarts that nobody asked for, since the manager started."""
+    """How many restarts there were that nobody asked for, in this run of the manager."""
     last_exit: LastExit | None = None
     """How the postmaster ended last in this run of the manager; null if it never did."""
 
@@ -302,9 +302,9 @@ class StorageStatus(Document):
     path: str
     """An absolute path on it."""
     size_bytes: int
-    """Its size."""
+    """Its size in bytes."""
     free_bytes: int
-    """What an ordinary user may still write to it."""
+    """Bytes that an ordinary user may still write to it."""
 
 
 class Condition(Document):

@@ -17,13 +17,14 @@ class UpdateRequest(Request):
     """The body of an update; everything may be left out."""
 
     version: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    """Default: the declared version, else the default version of the control file."""
+    """Where to, 1 to 255 characters; default: the declared version, else the control file's."""
     dry_run: StrictBool = False
     """Only rehearse it: run it, look, and roll it back."""
     lock_timeout_seconds: Seconds = 5.0
-    """How long it may wait for each lock."""
+    """Seconds that it may wait for each lock: more than 0, at most 3600."""
     timeout_seconds: Seconds | None = None
-    """How long a statement may last; default: 60 for a rehearsal, else 600."""
+    """Seconds that a statement may last: more than 0, at most 3600; default: 600, and 60 for a
+    rehearsal."""
 
 
 class SqlFailure(Document):
@@ -55,7 +56,7 @@ class RehearsedStep(Document):
     outcome: Literal["succeeded", "failed", "not-reached", "unknown"]
     """What became of it; ``unknown`` where the server does not name the script that failed."""
     seconds: float | None = None
-    """How long it took; null unless all steps succeeded."""
+    """How many seconds it took; null unless all steps succeeded."""
 
 
 class RehearsedLock(Document):
@@ -106,7 +107,7 @@ class Rehearsal(Document):
     notices_left_out: int
     """How many notices are not listed, beyond the first 100."""
     duration_seconds: float
-    """How long the whole rehearsal took."""
+    """How many seconds the whole rehearsal took."""
     rolled_back: bool
     """What a look at the catalog said afterwards."""
     remarks: tuple[str, ...]

@@ -173,7 +173,7 @@ class ExtensionsReport(_Frozen):
     root: str
     """The directory under which volumes are mounted."""
     scan_seconds: float
-    """How long the look at all volumes took."""
+    """How many seconds the look at all volumes took."""
     volumes: tuple[Volume, ...]
     """In the order in which they are used."""
     findings: tuple[Finding, ...]

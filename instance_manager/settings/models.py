@@ -251,7 +251,7 @@ class HealthSettings(Section):
     readiness: Literal["accepting", "query", "streaming"] = "accepting"
     """Ready means: accepts connections, answers a query, or a standby streams."""
     maximum_lag_bytes: Count | None = None
-    """A standby with more bytes of WAL to replay is not ready; not set: however many."""
+    """A standby with more bytes of WAL to replay is not ready; default: however many."""
     period_seconds: PositiveSeconds = 1
     """Seconds between two looks at postgres; an answer counts for three of them."""
 

@@ -21,6 +21,7 @@ from instance_manager.api.problems import STATUSES
 from instance_manager.api.routes import CONTROL_ROUTES, HEALTH_ROUTES
 from instance_manager.client import Client
 from instance_manager.settings import Settings
+from instance_manager.settings.schema import schema as settings_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,6 +106,22 @@ def test_everything_in_the_document_is_described() -> None:
     assert {each for one in operations for each in one["tags"]} == {
         each["name"] for each in described["tags"]
     }
+
+
+def test_what_is_measured_says_its_unit() -> None:
+    """Seconds and bytes, in the answers and in the settings; a range says its ends."""
+    schemas = document()["components"]["schemas"] | settings_schema()["$defs"]
+    fields = [pair for each in schemas.values() for pair in each.get("properties", {}).items()]
+    measured = [(name, each["description"]) for name, each in fields]
+
+    for unit in ("seconds", "bytes"):
+        named = [text for name, text in measured if name.split("_")[-1] == unit]
+        assert named
+        assert [text for text in named if unit not in text.lower()] == []
+    for _, each in fields:
+        bounds = [each, *each.get("anyOf", ())]
+        for maximum in (bound["maximum"] for bound in bounds if "maximum" in bound):
+            assert f"{maximum:g}" in each["description"]
 
 
 def parameters(node: dict[str, Any]) -> list[dict[str, Any]]:
