@@ -61,6 +61,8 @@ class Description:
     """Of the good answers."""
     texts: tuple[str, ...] = ()
     """Media types in which the good answers come as well, or alone, as text."""
+    more: str = ""
+    """What there is to know besides."""
 
 
 TAGS: Final = {
@@ -131,6 +133,27 @@ VERBOSE: Final = Parameter(
 )
 _APPLIED: Final = {"Preference-Applied": "``wait=SECONDS`` as it was applied; absent without."}
 _LOCATION: Final = {"Location": "Where the operation is found.", **_APPLIED}
+_ONE_AT_A_TIME: Final = (
+    "One start, stop, restart, fence or unfence runs at a time: another one is 409, and"
+    " `operation` in the problem is the id of the one in the way."
+)
+_TAKES_OVER: Final = (
+    "Takes over from a start, a restart or an unfence, which is cancelled then; a stop or a fence"
+    " in the way is 409, and `operation` in the problem is its id."
+)
+_NO_TURN: Final = "Needs no turn: what else is under way does not hinder it."
+_STREAM: Final = (
+    "A stream begins with what is remembered, or with what came after Last-Event-ID. The data of a"
+    " `message` is an Event, and its id the event's; `missed` (events after Last-Event-ID are"
+    " forgotten) and `end` (the manager ends, or the reader was too slow) have a StreamNotice. A"
+    " comment comes every 15 seconds. At most 32 streams of a listener are open at once."
+)
+_PUT: Final = (
+    "The document is whole: what it leaves out is empty. It is judged before anything is written,"
+    " and all that is wrong comes at once, each with its path (422). What needs only a reload is"
+    " in force when the answer comes. 409 where the settings file is the truth, 412 where the"
+    " document was changed since its tag was read, 428 without a tag."
+)
 _BEGUN: Final = {200: Operation, 202: Operation}
 _REFUSED: Final = (409, 503)
 _PROBED: Final = {200: ProbeReport, 503: ProbeReport}
@@ -154,9 +177,9 @@ def _check(name: str, summary: str) -> Description:
     )
 
 
-def _verb(name: str, summary: str, body: Model) -> Description:
+def _verb(name: str, summary: str, body: Model, more: str = _ONE_AT_A_TIME) -> Description:
     return Description(
-        name, "postgres", summary, _BEGUN, body, (WAIT, KEY), _REFUSED, headers=_LOCATION
+        name, "postgres", summary, _BEGUN, body, (WAIT, KEY), _REFUSED, _LOCATION, more=more
     )
 
 
@@ -185,6 +208,7 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
         parameters=(FOLLOW, LAST_EVENT),
         problems=(503,),
         texts=("text/event-stream",),
+        more=_STREAM,
     ),
     ("GET", "/v1/extensions"): Description(
         "extensions",
@@ -223,6 +247,8 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
         (WAIT, KEY),
         (404, 409, 503, 507),
         headers=_LOCATION,
+        more="A rehearsal takes the locks of the update while it lasts, and ignores the key. One"
+        " update or rehearsal of an extension of a database runs at a time: another one is 409.",
     ),
     ("GET", "/v1/configuration"): Description(
         "configuration",
@@ -240,16 +266,24 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
         (DRY_RUN, IF_MATCH),
         (409, 412, 428, 503, 507),
         headers={"ETag": "The tag of the document in force now; not for a dry run."},
+        more=_PUT,
     ),
     ("POST", "/v1/postgres/start"): _verb("start", "Start postgres.", StartRequest),
-    ("POST", "/v1/postgres/stop"): _verb("stop", "Stop postgres, and keep it so.", StopRequest),
+    ("POST", "/v1/postgres/stop"): _verb(
+        "stop", "Stop postgres, and keep it so.", StopRequest, _TAKES_OVER
+    ),
     ("POST", "/v1/postgres/restart"): _verb("restart", "Restart postgres.", StopRequest),
-    ("POST", "/v1/postgres/reload"): _verb("reload", "Apply what needs no restart.", EmptyRequest),
+    ("POST", "/v1/postgres/reload"): _verb(
+        "reload", "Apply what needs no restart.", EmptyRequest, _NO_TURN
+    ),
     ("POST", "/v1/postgres/checkpoint"): _verb(
-        "checkpoint", "Have the server make a checkpoint.", EmptyRequest
+        "checkpoint", "Have the server make a checkpoint.", EmptyRequest, _NO_TURN
     ),
     ("POST", "/v1/postgres/fence"): _verb(
-        "fence", "Stop postgres, and keep it so over restarts of the manager.", StopRequest
+        "fence",
+        "Stop postgres, and keep it so over restarts of the manager.",
+        StopRequest,
+        _TAKES_OVER,
     ),
     ("POST", "/v1/postgres/unfence"): _verb(
         "unfence", "Take the fence away, and start postgres.", EmptyRequest
@@ -274,6 +308,8 @@ DESCRIPTIONS: Final[Mapping[tuple[str, str], Description]] = {
         parameters=(WAIT,),
         problems=(404, 409),
         headers=_LOCATION,
+        more="A start, a restart, an unfence, a checkpoint or an update of an extension can be"
+        " called back; the others, and what has ended otherwise, are 409. Again is the same.",
     ),
     ("GET", "/openapi.json"): Description(
         "openapi",

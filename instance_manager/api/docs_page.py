@@ -85,7 +85,8 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     return (
         f'<section id="{escape(operation["operationId"])}">'
         f'<h2><span class="method">{method}</span> <code>{escape(path)}</code></h2>'
-        f"<p>{_text(operation['summary'])} {_access(operation)}</p>"
+        f"<p>{_text(operation['summary'])} {_access(operation)}"
+        f" {_text(operation.get('description', ''))}</p>"
         f"{sent}{_parameters(operation['parameters'])}"
         f"{_responses(operation['responses'])}"
         f"<pre>{escape(_examples(method, path, operation))}</pre>"

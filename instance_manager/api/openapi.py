@@ -23,7 +23,7 @@ from instance_manager.api.descriptions import (
     Model,
     Parameter,
 )
-from instance_manager.api.models import Problem
+from instance_manager.api.models import Problem, StreamNotice
 from instance_manager.api.problems import CONTENT_TYPE, STATUSES
 from instance_manager.field_texts import (
     enumerations_below,
@@ -166,6 +166,8 @@ def _operation(description: Description) -> dict[str, Any]:
         "summary": description.summary,
         "responses": dict(_responses(description)),
     }
+    if description.more:
+        operation["description"] = description.more
     if description.tag in _OPEN:
         operation["security"] = [{}, {"token": []}, {"certificate": []}]
     if description.parameters:
@@ -225,6 +227,7 @@ def _schema_of(kind: str) -> dict[str, Any]:
 
 def _used() -> Iterator[tuple[type[BaseModel], str]]:
     yield Problem, "serialization"
+    yield StreamNotice, "serialization"
     yield from ((each, "validation") for each in _SETTINGS.values())
     for description in DESCRIPTIONS.values():
         if description.body is not None:
