@@ -7,9 +7,19 @@ import platform
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# How fast a host is says nothing about what is tested on it.
+settings.register_profile(
+    "any-host",
+    parent=settings(),
+    deadline=None,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
+)
+settings.load_profile("any-host")
 
 pytest_plugins = ["tests.support.figures", "tests.support.fixtures"]
 
