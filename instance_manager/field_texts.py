@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
+import sys
 from enum import Enum
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from pydantic import BaseModel
@@ -65,19 +67,28 @@ def _in(annotation: object, kind: type[KindT]) -> Iterator[type[KindT]]:
 
 
 def _own_texts(described: type) -> dict[str, str]:
+    return _texts_of(described.__module__).get(described.__qualname__, {})
+
+
+@lru_cache(maxsize=32)
+def _texts_of(module: str) -> dict[str, dict[str, str]]:
+    """Return the texts of a module's classes, by name; none where it has no source.
+
+    Without its source a class is as good as with it.
+    """
     try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(described))).body[0]
-    except (OSError, TypeError, SyntaxError):
-        # Without its source a class has no such texts, and is as good as with them.
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (KeyError, OSError, TypeError, SyntaxError):
         return {}
-    if not isinstance(body, ast.ClassDef):
-        return {}
-    found: dict[str, str] = {}
-    for field, text in zip(body.body, body.body[1:], strict=False):
+    classes = (each for each in tree.body if isinstance(each, ast.ClassDef))
+    return {each.name: dict(_texts_in(each.body)) for each in classes}
+
+
+def _texts_in(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for field, text in pairwise(body):
         name = _assigned(field)
         if name and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[name] = " ".join(str(text.value.value).split())
-    return found
+            yield name, " ".join(str(text.value.value).split())
 
 
 def _assigned(statement: ast.stmt) -> str:

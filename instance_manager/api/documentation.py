@@ -6,6 +6,7 @@ Neither tells anything of the instance. Both are made once, in a thread, when so
 from __future__ import annotations
 
 import asyncio
+import json
 from base64 import b64encode
 from functools import cache
 from hashlib import sha256
@@ -39,7 +40,7 @@ def _openapi() -> bytes:
 @cache
 def _page() -> tuple[bytes, dict[str, str]]:
     from instance_manager.api.docs_page import STYLE, page
-    from instance_manager.api.openapi import document
+    from instance_manager.api.openapi import served
 
     # The one thing that the page may use is its own style, told by its hash.
     digest = b64encode(sha256(STYLE.encode()).digest()).decode()
@@ -47,4 +48,4 @@ def _page() -> tuple[bytes, dict[str, str]]:
         f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none';"
         " frame-ancestors 'none'"
     )
-    return page(document()).encode(), {_POLICY: policy}
+    return page(json.loads(served())).encode(), {_POLICY: policy}
