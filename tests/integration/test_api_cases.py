@@ -60,6 +60,7 @@ def asked(manager: Manager) -> Manager:
     manager.start().until_ready()
     manager.query("CREATE EXTENSION toy VERSION '1.0'")
     manager.ask("POST", "/v1/postgres/reload", Prefer="wait=30")
+    until(lambda: manager.ask("GET", "/v1/databases")[1]["read_at"], "databases are read")
     return manager
 
 

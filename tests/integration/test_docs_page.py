@@ -17,7 +17,7 @@ import pytest
 from instance_manager.api.descriptions import DESCRIPTIONS
 from instance_manager.api.docs_page import page
 from instance_manager.api.openapi import document
-from tests.support.manager import UnixConnection
+from tests.support.manager import UnixConnection, until
 from tests.support.secured import secure
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def test_the_requests_of_the_page_are_answered(manager: Manager, tmp_path: Path)
     manager.settings["configuration"] = {"source": "api"}
     manager.start().until_ready()
     manager.ask("POST", "/v1/postgres/reload", Prefer="wait=30")
+    until(lambda: manager.ask("GET", "/v1/databases")[1]["read_at"], "databases are read")
     lines = [
         line[line.index("curl") :].partition("</pre>")[0]
         for line in unescape(page(document())).splitlines()
