@@ -224,6 +224,7 @@ class Configuration:
         if candidate.configuration != before:
             problems += await self._try(candidate, known or {})
             problems += await self._too_little_for_a_standby(before, candidate.configuration)
+            problems += await startup.trial.certificates(candidate.configuration)
         if problems:
             raise SettingsError(problems)
         sections = changed_sections(self.document(), document_of(settings))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from instance_manager.errors import Problem
     from instance_manager.extensions.facts import Identity
     from instance_manager.extensions.scan import Examination
     from instance_manager.postgres.rehearsal import Failure
@@ -116,6 +117,15 @@ class Trial:
             deadline_seconds=_CONTROL_DATA_SECONDS,
         )
         return standby.required(done.output)
+
+    async def certificates(self, configuration: str) -> tuple[Problem, ...]:
+        """Return what the server could not serve TLS with."""
+        from instance_manager.postgres import certificates
+
+        place = self._place().data_directory
+        return await in_thread(
+            "certificates", lambda: tuple(certificates.problems(configuration, place))
+        )
 
     async def before_start(
         self, configuration: str, environment: Mapping[str, str], loading: Loading

@@ -39,7 +39,7 @@ class Parameter:
     def is_at(self, text: str) -> bool:
         """Whether the server has the value already that *text* stands for."""
         if self.kind == "bool":
-            return _flag(text) == _flag(self.value) and _flag(text) is not None
+            return flag(text) == flag(self.value) and flag(text) is not None
         if self.kind == "enum":
             return text.lower() == self.value.lower()
         if self.kind in {"integer", "real"}:
@@ -76,7 +76,7 @@ def _scale(given: str, base: str) -> float | None:
     return None
 
 
-def _flag(text: str) -> bool | None:
+def flag(text: str) -> bool | None:
     """Return what a word for yes or no says, shortened or not; None for any other."""
     word = text.strip().lower()
     for flag, names in _WORDS.items():
