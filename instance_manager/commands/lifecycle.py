@@ -71,6 +71,7 @@ class _Errand:
         async with Client.unix(self._place.socket) as client, waiting:
             # Without waiting: from its answer on it can be said which operation goes on.
             operation = self.operation = await self._begin(client)
+            waiting.note(doing(operation))
             while not operation.finished and clock() < end:
                 operation = await client.operation(operation.id, wait_seconds=_ASK_SECONDS)
                 self.operation = operation

@@ -65,6 +65,11 @@ class Waiting:
         if not self._is_redrawn:
             self._write(f"{self._what}: {printable(text)}\n")
 
+    def note(self, text: str) -> None:
+        """Have it shown where a line is shown anyway."""
+        if self._is_redrawn:
+            self._text = text
+
     async def _tick(self) -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
