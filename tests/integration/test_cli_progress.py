@@ -193,6 +193,26 @@ def test_a_manager_that_does_not_answer_is_told_as_what_is_waited_for(held: Held
         process.send_signal(signal.SIGCONT)
 
 
+def test_ctrl_c_before_any_answer_leaves_programs_a_document(held: Held) -> None:
+    """That it is not known whether the operation has begun has a code of its own."""
+    process = held.manager.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    reading, writing = os.pipe()
+    try:
+        with open(reading) as answer:  # noqa: PTH123 - it is a descriptor
+            command = held.manager.command("stop", "--output", "json")
+            with on_terminal(command, stdout=writing) as terminal:
+                os.close(writing)
+                terminal.until(lambda lines: lines, "it waits")
+                terminal.type(b"\x03")
+
+                assert json.load(answer)["error"]["code"] == "interrupted"
+                assert terminal.wait() == 130
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def test_ctrl_c_on_the_terminal_takes_the_line_away_and_says_how_it_goes_on(held: Held) -> None:
     """The key itself, as the terminal makes a signal of it."""
     with on_terminal(held.manager.command(*SMART), columns=1000) as terminal:
