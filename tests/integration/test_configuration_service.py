@@ -17,6 +17,7 @@ import yaml
 
 from instance_manager.postgres.shared_memory import MEMORY, OVERCOMMIT
 from tests.support.configuration_documents import PARAMETERS, TRUST, documents
+from tests.support.figures import Figures
 from tests.support.manager import Manager, until
 
 Times = Callable[[int, int], int]
@@ -430,7 +431,7 @@ def test_without_a_good_configuration_a_wrong_one_fails_and_says_why(manager: Ma
 
 
 def test_any_document_is_refused_or_the_server_comes_back_with_it(
-    from_api: Manager, times: Times
+    from_api: Manager, times: Times, figures: Figures
 ) -> None:
     """What is accepted is loaded, and a restart with it works."""
     from_api.settings["restart"] = {"maximum": 10000}
@@ -439,12 +440,17 @@ def test_any_document_is_refused_or_the_server_comes_back_with_it(
         code, answer = put(from_api, document)
         assert code in (200, 409, 422), (document, answer)
         if code != 200:
+            figures.add("configuration document, refused")
             continue
         accepted += 1
+        figures.add("configuration document, accepted and loaded")
         assert from_api.probe("readyz")[0] == 200, document
         if answer["action"] == "restart":
+            began = time.monotonic()
             code, operation = from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
             assert operation["state"] == "succeeded", (document, operation)
+            took = time.monotonic() - began
+            figures.add("configuration document, restarted with", ready_seconds=took)
             assert configuration(from_api)["pending_restart"] == [], document
             assert configuration(from_api)["errors"] == [], document
     assert accepted > 0
