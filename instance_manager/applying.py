@@ -10,13 +10,10 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from instance_manager import log
-from instance_manager.configuration.access_rules import hba_problems, ident_problems
-from instance_manager.configuration.masking import mask_text
-from instance_manager.configuration.plan import Plan, changed_sections, plan
-from instance_manager.configuration.rendering import without
 from instance_manager.errors import (
     ConflictError,
     DataDirectoryError,
@@ -28,9 +25,8 @@ from instance_manager.errors import (
     UnresponsiveError,
     beside_server,
 )
+from instance_manager.judge import Judge
 from instance_manager.observability.events import EventType
-from instance_manager.postgres import judging, standby
-from instance_manager.postgres.connection import connect
 from instance_manager.settings.configuration_document import (
     document_of,
     in_document,
@@ -41,12 +37,10 @@ from instance_manager.supervision.cleanup import undisturbed
 from instance_manager.supervision.states import Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from pathlib import Path
 
-    from psycopg import AsyncConnection
-
-    from instance_manager.configuration.values import Parameter
+    from instance_manager.configuration.plan import Plan
     from instance_manager.health.snapshot import Observer
     from instance_manager.observability.events import Events
     from instance_manager.settings.models import Settings
@@ -57,20 +51,13 @@ if TYPE_CHECKING:
 _log: Final = log.get_logger()
 _ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
 _BETWEEN: Final = frozenset({State.PREPARING, State.INITIALIZING})
+_SETTLED: Final = frozenset(State) - _BETWEEN
 _RELOAD_SECONDS: Final = 30.0
 _RELOAD_POLL_SECONDS: Final = 0.05
 _TAKING_BACK_SECONDS: Final = 5.0
 _REMEMBER_SECONDS: Final = 1.0
 _SHOWN: Final = 10
-_ROUNDS: Final = 2
 _CHANGE: Final = "apply the configuration"
-
-
-class Judged(NamedTuple):
-    """A configuration that nothing speaks against, and what it would change."""
-
-    candidate: Candidate
-    plan: Plan
 
 
 class Configuration:
@@ -95,11 +82,19 @@ class Configuration:
         self._events = events
         self._use = use
         self._hurry = hurry
+        self._judge = Judge(startup, supervisor, observer)
         self._turn = asyncio.Lock()
         self._taken: Settings | None = None
         """What the application under way has put into force."""
         path = startup.documents.settings_file
-        self._file = None if path is None else SettingsFile(path)
+        digest = startup.documents.settings_digest
+        self._file = None if path is None else SettingsFile(path, digest)
+        self._begun = 0
+        """How many reloads have begun."""
+        self._ended = 0
+        """Which of them was the last that has ended, and was not given up."""
+        self._failed: InstanceManagerError | None = None
+        """Why the last one has."""
 
     def document(self) -> dict[str, Any]:
         """Return the document in force, with its secrets."""
@@ -123,7 +118,7 @@ class Configuration:
             InstanceManagerError: it can't be judged, or the volumes forbid it.
         """
         async with self._turn:
-            judged = await self._judge(await self._read(document), _CHANGE)
+            judged = await self._judge.judge(await self._read(document), _CHANGE)
             return tag_of(document_of(judged.candidate.settings)), judged.plan
 
     async def put(
@@ -152,8 +147,9 @@ class Configuration:
                     "cannot change the configuration: a start is under way",
                     hint="wait until it is over",
                 )
-            judged = await self._judge(await self._read(document), _CHANGE)
-            await self._apply(judged.candidate, None)
+            judged = await self._judge.judge(await self._read(document), _CHANGE)
+            await self._keep_what_works()
+            overridden = await self._apply(judged.candidate, None)
             await self._startup.documents.accept(judged.candidate.settings)
             self._succeed()
             tag = tag_of(self.document())
@@ -163,7 +159,7 @@ class Configuration:
                 actor=actor,
                 details={"etag": tag, "action": str(judged.plan.action)},
             )
-            return tag, judged.plan
+            return tag, replace(judged.plan, overridden=tuple(sorted(overridden)))
 
     async def reload(self, progress: Progress | None) -> None:
         """Read the settings and the volumes again, and wait until the server has loaded them.
@@ -173,116 +169,54 @@ class Configuration:
         Raises:
             InstanceManagerError: they can't be applied; those before are in force.
         """
-        async with self._turn:
-            try:
-                async with self._or_as_before():
-                    _report(progress, "reading the settings")
-                    if self._file is not None:
-                        await self._file.note()
-                    settings = await self._startup.reread_settings()
-                    if self._supervisor.state in _ALIVE:
-                        _report(progress, "judging the configuration")
-                        judged = await self._judge(settings, "reload")
-                        await self._apply(judged.candidate, progress)
-                    else:
-                        self._take(settings)
-                    self._succeed()
-            except InstanceManagerError as error:
-                self._note(error)
-                raise
+        begun = self._begun
+        async with self._turn_between_starts():
+            if self._ended <= begun:
+                await self._reload_noted(progress)
+            # Else another one began since this was asked for: it has read what this would.
+            if self._failed is not None:
+                raise self._failed
+
+    async def _reload_noted(self, progress: Progress | None) -> None:
+        self._begun += 1
+        self._failed = None
+        try:
+            async with self._or_as_before():
+                await self._reload(progress)
+        except InstanceManagerError as error:
+            self._note(error)
+            self._failed = error
+        self._ended = self._begun
+
+    @asynccontextmanager
+    async def _turn_between_starts(self) -> AsyncGenerator[None]:
+        """Wait for the turn where no start is being prepared: it may have read what was before."""
+        while True:
+            await self._supervisor.until(_SETTLED)
+            async with self._turn:
+                if self._supervisor.state in _SETTLED:
+                    yield
+                    return
+
+    async def _reload(self, progress: Progress | None) -> None:
+        _report(progress, "reading the settings")
+        if self._file is not None:
+            await self._file.note()
+        settings = await self._startup.reread_settings()
+        if self._supervisor.state in _ALIVE:
+            _report(progress, "judging the configuration")
+            judged = await self._judge.judge(settings, "reload")
+            await self._keep_what_works()
+            await self._apply(judged.candidate, progress)
+        else:
+            self._take(settings)
+        self._succeed()
 
     async def _read(self, document: Mapping[str, Any]) -> Settings:
         try:
             return await self._startup.reread_settings(document)
         except SettingsError as error:
             raise SettingsError(map(in_document, error.problems)) from error
-
-    async def _judge(self, settings: Settings, doing: str) -> Judged:
-        """Find what speaks against *settings*, all at once.
-
-        Raises:
-            SettingsError: something does.
-            PreflightError: the volumes forbid it.
-        """
-        startup = self._startup
-        if not startup.tenancy.holds or startup.version is None:
-            raise ConflictError(
-                "cannot judge a configuration: the data directory is not ours",
-                hint="see the failure in the status",
-            )
-        candidate = await startup.candidate(settings)
-        with beside_server(doing):
-            if candidate.refusal is not None:
-                raise candidate.refusal
-        major, postgres = startup.version.major, settings.postgres
-        problems = [
-            *hba_problems(postgres.hba, "hba", major),
-            *ident_problems(postgres.ident, "ident", major),
-        ]
-        known = await self._parameters()
-        before = startup.render() if startup.examination is not None else ""
-        if candidate.configuration != before:
-            problems += await self._try(candidate, known or {})
-            problems += await self._too_little_for_a_standby(before, candidate.configuration)
-            problems += await startup.trial.certificates(candidate.configuration)
-        if problems:
-            raise SettingsError(problems)
-        sections = changed_sections(self.document(), document_of(settings))
-        return Judged(candidate, plan(before, candidate.configuration, known, sections))
-
-    async def _try(self, candidate: Candidate, known: Collection[str]) -> tuple[Problem, ...]:
-        """Have the server's program read the candidate, where there is a cluster to do it with."""
-        text = candidate.configuration
-        told: tuple[Problem, ...] = ()
-        try:
-            # It looks at no value as long as there is a name that it does not know.
-            for _ in range(_ROUNDS):
-                failed = await self._startup.trial.judge(
-                    text, candidate.environment, candidate.loading
-                )
-                if failed is None:
-                    break
-                told = (*told, *judging.problems_of(failed, known))
-                unknown = judging.unknown_names(failed)
-                if not unknown:
-                    break
-                text = without(text, unknown)
-        except (OSError, DataDirectoryError) as error:
-            _log.warning("the configuration was not tried before", reason=str(error))
-        return told
-
-    async def _too_little_for_a_standby(self, before: str, after: str) -> tuple[Problem, ...]:
-        try:
-            required = await self._startup.trial.required_of_standby()
-        except (OSError, InstanceManagerError) as error:
-            _log.warning("what the primary has is not known", reason=str(error))
-            return ()
-        return tuple(standby.problems(before, after, required))
-
-    async def _parameters(self) -> dict[str, Parameter] | None:
-        """Return what the running server says of its parameters; None without one."""
-        if self._supervisor.state is not State.RUNNING:
-            return None
-        async with self._connection() as connection:
-            return await judging.parameters(connection)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[AsyncConnection[tuple[Any, ...]]]:
-        import psycopg
-
-        target = self._observer.target
-        try:
-            # Whatever the database or the role prefers: this is the superuser's own business.
-            connection = await connect(
-                target.socket_directory, target.port, target.user, parameters={"role": "none"}
-            )
-            async with connection:
-                yield connection
-        except psycopg.Error as error:
-            raise UnresponsiveError(
-                f"cannot ask the server about its configuration: {mask_text(str(error).strip())}",
-                hint="see whether it accepts connections of its superuser, then try again",
-            ) from error
 
     def _take(self, settings: Settings) -> None:
         """Have the next start use *settings*; one that had failed is tried with them."""
@@ -291,23 +225,25 @@ class Configuration:
         if self._supervisor.state is State.FAILED:
             self._supervisor.handle(Event.CAUSE_GONE)
 
-    async def _apply(self, candidate: Candidate, progress: Progress | None) -> None:
+    async def _apply(self, candidate: Candidate, progress: Progress | None) -> frozenset[str]:
+        """Return the parameters that count all the same as something else has set them."""
         self._take(candidate.settings)
         if self._supervisor.state not in _ALIVE:
-            return
+            return frozenset()
         # What is missing is so without a reload, too; and it may change what is urgent.
         with beside_server("reload"):
             await self._startup.look_at_volumes(ignore_inventory=True)
-        await self._load(progress)
+        overridden = await self._load(progress)
         if self._startup.settings is not candidate.settings:
             raise SettingsError(
                 [Problem("", "the server was started again meanwhile, and could not with it")],
                 hint="it runs with the last good configuration: see ConfigurationFellBack",
             )
         self._hurry()
+        return overridden
 
-    async def _load(self, progress: Progress | None) -> None:
-        """Write what was decided, and wait until the server has taken it.
+    async def _load(self, progress: Progress | None) -> frozenset[str]:
+        """Write what was decided, wait until the server has taken it, and say what does not count.
 
         Raises:
             SettingsError: it does not take it.
@@ -319,19 +255,25 @@ class Configuration:
         await self._startup.configure(seen.dynamic_library_path or "" if seen else "")
         postmaster = self._supervisor.postmaster
         if postmaster is None:
-            return
+            return frozenset()
         _report(progress, "loading")
         postmaster.signal(signal.SIGHUP)
         try:
             await self._until_loaded(_RELOAD_SECONDS)
         except TimeoutError as error:
-            await self._require_taken()
+            await self._judge.require_taken()
             raise UnresponsiveError(
                 f"cannot reload: the server did not load the configuration within"
                 f" {_RELOAD_SECONDS:g} s",
                 hint="its log says why: it keeps the old values where a file has an error",
             ) from error
-        await self._require_taken()
+        if overridden := await self._judge.require_taken():
+            _log.warning(
+                "parameters count as something else has set them",
+                parameters=sorted(overridden),
+                hint="see pg_file_settings; ALTER SYSTEM RESET takes one back",
+            )
+        return overridden
 
     async def _until_loaded(self, seconds: float) -> None:
         async with asyncio.timeout(seconds):
@@ -347,17 +289,6 @@ class Configuration:
         if written is None or self._supervisor.state is not State.RUNNING:
             return False
         return not await self._observer.has_loaded(written.sha256)
-
-    async def _require_taken(self) -> None:
-        version = self._startup.version
-        if version is None or self._supervisor.state is not State.RUNNING:
-            return
-        async with self._connection() as connection:
-            problems = await judging.rejected(connection, version.major)
-        if problems:
-            raise SettingsError(
-                problems, hint="mend it; the server goes on with the configuration before"
-            )
 
     @asynccontextmanager
     async def _or_as_before(self) -> AsyncGenerator[None]:
@@ -421,15 +352,30 @@ class Configuration:
         told = ""
         while True:
             await self._supervisor.until({State.RUNNING})
-            if not self._turn.locked() and self._is_loaded():
-                try:
-                    await self._startup.documents.remember_good(self._startup.settings)
-                    told = ""
-                except (DataDirectoryError, DiskSpaceError) as error:
-                    if error.message != told:
-                        _log.warning(error.message, code=error.code, hint=error.hint)
-                    told = error.message
+            if not self._turn.locked():
+                told = await self._remember_good(told)
             await asyncio.sleep(_REMEMBER_SECONDS)
+
+    async def _keep_what_works(self) -> None:
+        """Keep what the server runs with before another one takes its place.
+
+        A change that comes right after a start would else leave nothing to fall back on.
+        """
+        if self._supervisor.state is State.RUNNING:
+            await self._observer.read_facts()
+            await self._remember_good("")
+
+    async def _remember_good(self, told: str) -> str:
+        """Keep the configuration if it is good; return what keeps from it, told once."""
+        if not self._is_loaded():
+            return told
+        try:
+            await self._startup.documents.remember_good(self._startup.settings)
+        except (DataDirectoryError, DiskSpaceError) as error:
+            if error.message != told:
+                _log.warning(error.message, code=error.code, hint=error.hint)
+            return error.message
+        return ""
 
     def _is_loaded(self) -> bool:
         written, facts = self._startup.written, self._observer.facts

@@ -58,6 +58,11 @@ class Documents:
         """The settings file; None where there is none."""
         return self._load.file
 
+    @property
+    def settings_digest(self) -> str:
+        """What tells the settings file's content that was loaded last from another."""
+        return self._load.digest
+
     def tag(self, settings: Settings) -> str:
         """Return the tag of the document of *settings*; made once for those that are in force."""
         if self._tagged is None or self._tagged[0] is not settings:
@@ -86,15 +91,28 @@ class Documents:
         if self._accepted_file.is_foreign:
             message = "a configuration that came with a copy is not used"
             journal.on_event("ConfigurationIgnored", message)
-        if kept is None:
-            return settings
-        try:
-            adopted = with_document(settings, kept)
-        except (ValueError, KeyError, TypeError) as error:
-            _log.warning("the accepted configuration can't be used", reason=str(error))
-            return settings
+        fault = self._accepted_file.fault
+        adopted = None if kept is None else _with(settings, kept, "accepted")
+        if kept is not None and adopted is None:
+            fault = "it is none of this version's"
+        if fault:
+            return await self._without_accepted(settings, fault, journal)
         self.accepted = kept
-        return adopted
+        return adopted or settings
+
+    async def _without_accepted(
+        self, settings: Settings, fault: str, journal: Journal
+    ) -> Settings:
+        """Return *settings* with the last good document in the place of one that is lost."""
+        good = await self._good_file.load()
+        adopted = None if good is None else _with(settings, good, "last good")
+        instead = "the settings file's" if adopted is None else "the last good one"
+        message = f"the accepted configuration can't be used ({fault}): {instead} is"
+        self.problems = (Problem("", message),)
+        _log.error(message, hint="send the configuration again")
+        journal.on_warning("ConfigurationFellBack", message)
+        self.accepted = None if adopted is None else good
+        return adopted or settings
 
     async def accept(self, settings: Settings) -> None:
         """Keep the document of *settings* as the accepted one.
@@ -150,8 +168,13 @@ class Documents:
         good = await self._good_file.load()
         if good is None or text_of(good) == text_of(document_of(settings)):
             return None
-        try:
-            return with_document(settings, good)
-        except (ValueError, KeyError, TypeError) as error:
-            _log.warning("the last good configuration can't be used", reason=str(error))
-            return None
+        return _with(settings, good, "last good")
+
+
+def _with(settings: Settings, document: Mapping[str, Any], which: str) -> Settings | None:
+    """Return *settings* with a document that was kept; None where it does not fit."""
+    try:
+        return with_document(settings, document)
+    except (ValueError, KeyError, TypeError) as error:
+        _log.warning(f"the {which} configuration can't be used", reason=str(error))
+        return None

@@ -51,13 +51,15 @@ class KeptDocument:
         self._is_ours = is_ours
         self.is_foreign = False
         """Whether the file that was seen last came with a copy."""
+        self.fault = ""
+        """Why the file that was seen last can't be read; empty where it can, or is none."""
 
     async def load(self) -> dict[str, Any] | None:
         """Return the document; None without one that is this instance's."""
         return await self._turn.run("kept document", self._load)
 
     def _load(self) -> dict[str, Any] | None:
-        files, self.is_foreign = self._where(), False
+        files, self.is_foreign, self.fault = self._where(), False, ""
         path = self._path(files)
         try:
             raw = json.loads(small_files.read_head(path, LIMIT_BYTES))
@@ -66,9 +68,9 @@ class KeptDocument:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            _log.warning(
-                "a kept configuration can't be used", path=str(path), reason=type(error).__name__
-            )
+            said = error.strerror if isinstance(error, OSError) else None
+            self.fault = f"{path}: {said or 'it holds no document'}"
+            _log.warning("a kept configuration can't be used", path=str(path), reason=self.fault)
             return None
         self.is_foreign = not is_ours
         return cast("dict[str, Any]", document) if is_ours and isinstance(document, dict) else None

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.settings.files import SETTINGS_LIMIT_BYTES
+from instance_manager.settings.files import SETTINGS_LIMIT_BYTES, digest_of
 from instance_manager.supervision.threads import in_thread
 
 if TYPE_CHECKING:
@@ -26,21 +25,18 @@ _PERIOD_SECONDS: Final = 1.0
 class SettingsFile:
     """Watches *path*; looks in threads, since what it is on may hang."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, digest: str) -> None:
         self.path = path
-        self._applied: str | None = None
-        """The digest of the content that was read last; None for what can't be read."""
+        self._applied: str | None = digest
+        """That of the content that was read last; None for what can't be read."""
 
     async def note(self) -> None:
         """Remember the content as it is now as the one that somebody is about to read."""
         self._applied = await in_thread("settings file", self._digest)
 
     async def watch(self, on_change: Callable[[], object]) -> None:
-        """Call *on_change* when there is another content than was noted last; for ever."""
-        if self._applied is None:
-            await self.note()
-        seen = await in_thread("settings file", self._stamp)
-        settled = seen
+        """Call *on_change* when there is another content than was read last; for ever."""
+        seen = settled = None
         while True:
             await asyncio.sleep(_PERIOD_SECONDS)
             now = await in_thread("settings file", self._stamp)
@@ -62,5 +58,5 @@ class SettingsFile:
 
     def _digest(self) -> str | None:
         with contextlib.suppress(OSError), self.path.open("rb") as file:
-            return hashlib.sha256(file.read(SETTINGS_LIMIT_BYTES + 1)).hexdigest()
+            return digest_of(file.read(SETTINGS_LIMIT_BYTES + 1))
         return None

@@ -186,9 +186,10 @@ class Startup:
         await self._read_version()
         with self._timed("lock"):
             await self._files_turn.run("lock", self.tenancy.take)
+            # Before the fence: who reads a fenced instance's configuration reads the accepted one.
+            self.settings = await self.documents.adopted(self.settings, self._journal)
             if await self._is_fenced():
                 return Event.FENCE_FOUND
-            self.settings = await self.documents.adopted(self.settings, self._journal)
             await self._files_turn.run("leftovers", self._end_leftovers)
         await self.look_at_volumes()
         with self._timed("data directory"):

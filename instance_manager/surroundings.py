@@ -56,6 +56,11 @@ class Load(Protocol):
         """The settings file; None where there is none."""
         ...
 
+    @property
+    def digest(self) -> str:
+        """What tells the file's content that was loaded last from another."""
+        ...
+
     def __call__(self, document: str | None = None) -> Settings:
         """Return the settings, with a configuration document where one is in force.
 

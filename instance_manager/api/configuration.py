@@ -149,6 +149,7 @@ def _result(tag: str, plan: Plan, *, dry_run: bool) -> ConfigurationResult:
         ),
         sections=plan.sections,
         action=plan.action,
+        overridden=plan.overridden,
     )
 
 

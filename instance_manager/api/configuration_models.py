@@ -57,3 +57,6 @@ class ConfigurationResult(Document):
     """Which of ``hba``, ``ident``, ``volumes`` and ``databases`` change."""
     action: Action
     """What the whole takes: ``none``, ``reload``, or ``restart``."""
+    overridden: tuple[str, ...] = ()
+    """Parameters of the document that don't count, since what the server reads later, such as what
+    ``ALTER SYSTEM`` wrote, sets them too; empty for a dry run."""

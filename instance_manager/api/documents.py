@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
@@ -15,7 +15,7 @@ from instance_manager.api.problems import RequestCode, RequestError
 from instance_manager.settings.layers import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from instance_manager.api.authentication import Caller
     from instance_manager.api.instance import Instance
@@ -28,6 +28,11 @@ BODY_SECONDS: Final = 15.0
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("caller")
 """Who sent the request that is being answered: each one is answered in a context of its own."""
+
+_HALF: Final = b"\\ud"
+"""How half of a character begins, if it is not a whole one's."""
+_DEEPEST: Final = 50
+"""Far beyond what any document needs."""
 
 RequestT = TypeVar("RequestT", bound=Request)
 
@@ -104,18 +109,49 @@ def parse(body: bytes, model: type[RequestT]) -> RequestT:
 
 def _loaded(body: bytes, number: Callable[[str], Any] | None) -> Any:
     try:
-        return json.loads(
-            body,
-            object_pairs_hook=_object_of,
-            parse_constant=_refuse_constant,
-            parse_int=number,
-            parse_float=number,
-        )
+        return _checked(body, number)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RequestError(
             RequestCode.MALFORMED, f"cannot read the body as JSON: {reason}"
         ) from error
+
+
+def _checked(body: bytes, number: Callable[[str], Any] | None) -> Any:
+    document = json.loads(
+        body,
+        object_pairs_hook=_object_of,
+        parse_constant=_refuse_constant,
+        parse_int=number,
+        parse_float=number,
+    )
+    _require_text(body, document)
+    _require_shallow(document)
+    return document
+
+
+def _require_text(body: bytes, document: Any) -> None:
+    """Refuse halves of characters: no answer, file or log could hold them."""
+    if _HALF in body.lower():
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("it holds half of a character (a lone surrogate)") from error
+
+
+def _require_shallow(document: Any) -> None:
+    level = [document]
+    for _ in range(_DEEPEST):
+        level = [item for one in level for item in _items(one)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {_DEEPEST} deep")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return [*value] if isinstance(value, list) else ()
 
 
 async def _read_bytes(request: web.Request) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -50,13 +50,15 @@ def control_socket(options: argparse.Namespace) -> Path:
         return socket
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Loader:
     """Reads the settings, from the same sources at each call; *file* is their file, if any."""
 
     environment: Mapping[str, str]
     config: Path | None
     overrides: Mapping[str, str]
+    digest: str = field(default="", init=False)
+    """Of the file's content that was loaded last."""
 
     @property
     def file(self) -> Path | None:
@@ -73,13 +75,15 @@ class Loader:
 
     def loaded(self, document: str | None = None) -> LoadedSettings:
         """Return the same with the origin of each key."""
-        return load_settings(
+        loaded = load_settings(
             self.environment,
             config=self.config,
             overrides=self.overrides,
             checks=CHECKS,
             document=document,
         )
+        self.digest = loaded.file_digest
+        return loaded
 
 
 def loader(options: argparse.Namespace) -> Loader:

@@ -68,6 +68,7 @@ _CHOICES: Final = {
 _BITS: Final = {4: 32, 6: 128}
 """Of an address, by the version of IP."""
 _TOKEN: Final = re.compile(r'(?:"(?:[^"]|"")*(?:"|$)|[^ \t\r,#"])+')
+_GAP: Final = re.compile(r"[ \t\r,]*")
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)(?:"|$)')
 _TOKEN_LIMIT_BYTES: Final = 10240 - 1
 
@@ -124,7 +125,8 @@ def _fields(line: str) -> list[list[_Token]]:
 
 
 def _end_of_gap(line: str, position: int) -> int:
-    return len(line) - len(line[position:].lstrip(" \t\r,"))
+    found = _GAP.match(line, position)
+    return position if found is None else found.end()
 
 
 def _token(raw: str) -> _Token:

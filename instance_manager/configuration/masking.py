@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import unquote
 
 from instance_manager.errors import Problem
 
@@ -17,11 +18,18 @@ if TYPE_CHECKING:
 MASK: Final = "********"
 
 _WHOLE: Final = frozenset({"ssl_passphrase_command"})
-_WORD: Final = re.compile(
-    r"(?i)\b((?:[\w-]{0,40}(?:password|passwd|secret|token|secret_access_key|api_?key)|radiussecrets)"
-    r"\s*=\s*)('(?:[^'\\]|\\.|'')*'|\"(?:[^\"]|\"\")*\"|[^\s\"',]+)"
+_NAME: Final = (
+    r"[\w-]{0,40}(?:password|passwd|secret|token|secret_access_key|api_?key)|radiussecrets"
 )
-"""What a name that speaks of a secret is set to, in a connection string, a rule or a command."""
+_WORD: Final = re.compile(
+    rf"(?i)\b((?:{_NAME})\"?\s*=\s*)"
+    r"(?:'(?:[^'\\]|\\.|'')*'|\"(?:[^\"]|\"\")*\"|\\.|[^\s\\])+"
+)
+"""What a name that speaks of a secret is set to, in a connection string, a rule or a command.
+
+It goes on to the next space that is not within quotes or behind a backslash.
+"""
+_IN_URI: Final = re.compile(r"([?&])([^\s=&?]{1,200})=([^\s&]+)")
 _BEARER: Final = re.compile(r"(?i)\b((?:bearer|basic)\s+)[a-z0-9._~+/-]{8,}=*")
 _OPTION: Final = re.compile(
     r'("(?:ldapbindpasswd|radiussecrets|oauth_client_secret)=)((?:[^"]|"")+)(?="|$)', re.IGNORECASE
@@ -36,7 +44,13 @@ def mask_text(text: str) -> str:
     """Return *text* with the passwords in it hidden."""
     for pattern in (_OPTION, _WORD, _BEARER, _URI):
         text = pattern.sub(rf"\g<1>{MASK}", text)
-    return text
+    return _IN_URI.sub(_without_secret, text) if "%" in text else text
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    """Mask a parameter of a URI whose name is written in percent signs."""
+    is_secret = _SECRET_VARIABLE.search(unquote(found[2])) and found[3] != MASK
+    return f"{found[1]}{found[2]}={MASK}" if is_secret else found[0]
 
 
 def mask_value(name: str, value: str) -> str:

@@ -46,6 +46,8 @@ class Plan:
     changes: tuple[Change, ...] = ()
     sections: tuple[str, ...] = ()
     action: Action = Action.NONE
+    overridden: tuple[str, ...] = ()
+    """Parameters that count as something else has set them; known once a server has read it."""
 
 
 def plan(

@@ -18,6 +18,7 @@ from instance_manager.settings.keys import nearest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
+    from pathlib import Path
 
     from psycopg import AsyncConnection
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _NAMED: Final = re.compile(r'parameter(?: name)? "(?P<name>[^"]+)"')
 _WHERE: Final = re.compile(r' in file "[^"]*"(?: line [0-9]+)?')
+_MEANT: Final = 20
 _UNKNOWN: Final = "unrecognized configuration parameter"
 _CONCLUSION: Final = re.compile(r'configuration file ".*" contains errors')
 _PARAMETERS: Final = """
@@ -42,6 +44,10 @@ SELECT coalesce(f.name, ''), f.error, coalesce(f.sourcefile, ''), coalesce(f.sou
 """
 """What waits for a restart is no error. A parameter that is in no file any more has no row of its
 own: the server names it in a message only, in the language of ``lc_messages``."""
+_OVERRIDDEN: Final = """
+SELECT DISTINCT lower(name) FROM pg_file_settings
+ WHERE sourcefile = %s AND NOT applied AND error IS NULL
+"""
 _RULES: Final = (
     ("hba", "SELECT {file}, line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL"),
     (
@@ -59,7 +65,9 @@ def problems_of(failure: Failure, known: Collection[str]) -> tuple[Problem, ...]
     said = [text for text in failure.said if not _CONCLUSION.search(text)]
     if not said:
         return (Problem("", mask_text(failure.ending.message)),)
-    return tuple(dict.fromkeys(_problem(text, known) for text in said))
+    # Who slips does so a few times; to look for what was meant takes milliseconds each.
+    pairs = ((text, known if index < _MEANT else ()) for index, text in enumerate(said))
+    return tuple(dict.fromkeys(_problem(text, names) for text, names in pairs))
 
 
 def unknown_names(failure: Failure) -> frozenset[str]:
@@ -105,6 +113,16 @@ async def rejected(
     rows = await (await connection.execute(_FILE_SETTINGS)).fetchall()
     rules = [problem async for problem in _of_rules(connection, major)]
     return (*(_of_setting(*row) for row in rows), *rules)
+
+
+async def overridden(connection: AsyncConnection[tuple[Any, ...]], file: Path) -> frozenset[str]:
+    """Return the parameters in *file* that count no more, since what is read later sets them.
+
+    Raises:
+        psycopg.Error: the server refuses, or goes away.
+    """
+    rows = await (await connection.execute(_OVERRIDDEN, [str(file)])).fetchall()
+    return frozenset(name for (name,) in rows)
 
 
 def _of_setting(name: str, error: str, file: str, line: int) -> Problem:

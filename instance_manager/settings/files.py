@@ -5,6 +5,8 @@ Only this module, ``reading`` and ``secrets`` of this room touch the file system
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +51,13 @@ def load_settings(
         SettingsError: with all problems, those of reading too.
     """
     text = read_sources(environment, config=config, overrides=overrides)
-    return load(replace(text, document=document), checks)
+    loaded = load(replace(text, document=document), checks)
+    return replace(loaded, file_digest=digest_of(text.file_text.encode()))
+
+
+def digest_of(content: bytes) -> str:
+    """Return what tells one content of a settings file from another."""
+    return hashlib.sha256(content.removeprefix(codecs.BOM_UTF8)).hexdigest()
 
 
 def read_sources(

@@ -44,6 +44,8 @@ class LoadedSettings:
 
     settings: Settings
     origins: Mapping[str, Origin]
+    file_digest: str = ""
+    """Of the settings file's text; empty where it was not read."""
 
 
 def load(text: SettingsText, checks: Iterable[Check] = ()) -> LoadedSettings:
