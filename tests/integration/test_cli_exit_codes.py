@@ -127,8 +127,10 @@ def test_a_setting_that_is_none_is_2_and_an_error_with_a_code(
     assert [one["error"]["code"] for one in done.documents] == ["usage"]
 
 
-@pytest.mark.parametrize("seconds", ["-1", "nan", "soon", ""])
-@pytest.mark.parametrize("verb", OPERATIONS)
+@pytest.mark.parametrize(
+    ("verb", "seconds"),
+    [*((verb, "-1") for verb in OPERATIONS), ("stop", "nan"), ("stop", "soon"), ("stop", "")],
+)
 def test_a_time_to_wait_that_is_none_is_2(manager: Manager, verb: str, seconds: str) -> None:
     """Nothing is asked of the manager before that is known."""
     done = manager.run(verb, f"--timeout={seconds}")

@@ -85,13 +85,12 @@ class OnTerminal:
         self.screen = Screen(columns)
         try:
             self.process = subprocess.Popen(
-                command,
+                # Becomes the command itself, with the terminal as the one that controls it.
+                ["setsid", "--ctty", *command],
                 stdin=theirs,
                 stdout=theirs if stdout is None else stdout,
                 stderr=theirs,
                 env=environment,
-                start_new_session=True,
-                preexec_fn=_take_terminal,  # noqa: PLW1509 - no test has threads of its own
             )
         finally:
             os.close(theirs)
@@ -141,10 +140,6 @@ class OnTerminal:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         os.close(self._ours)
-
-
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @contextlib.contextmanager
