@@ -23,15 +23,18 @@ _TAKEN_OVER: Final = frozenset({"start", "restart", "unfence"})
 
 
 class Place(NamedTuple):
-    """Where the manager is asked: its socket, and the settings file that was named, if any."""
+    """Where the manager is asked: its socket, and how that was named on the command line."""
 
     socket: Path
-    config: str | None
+    config: str | None = None
+    is_overridden: bool = False
 
-    def command(self, *words: str) -> str:
+    def command(self, word: str) -> str:
         """Return a command line of this program for the same manager."""
-        given = ("--config", self.config) if self.config else ()
-        return shlex.join(("instance-manager", *given, *words))
+        file = ("--config", self.config) if self.config else ()
+        # No other override is repeated: it may be a secret, and says nothing of the way there.
+        override = ("--set", f"control.socket={self.socket}") if self.is_overridden else ()
+        return shlex.join(("instance-manager", *file, word, *override))
 
     def curl(self, path: str, *options: str) -> str:
         """Return a command line that asks the API over the same socket."""

@@ -40,7 +40,8 @@ _WITH_MODE: Final = {"stop": Client.stop, "restart": Client.restart, "fence": Cl
 
 def run(options: argparse.Namespace) -> int:
     """Ask for the operation and wait for its end."""
-    place = Place(loading.control_socket(options), options.config)
+    is_overridden = any(one.startswith("control.socket=") for one in options.set)
+    place = Place(loading.control_socket(options), options.config, is_overridden)
     errand = _Errand(options, place)
     try:
         operation = asyncio.run(errand.done())

@@ -119,6 +119,21 @@ def test_what_a_restart_waits_for_is_told(waiting: Manager) -> None:
             assert line, "it has ended"
 
 
+def test_a_socket_that_the_command_line_names_is_in_the_lines_and_no_other_override(
+    waiting: Manager,
+) -> None:
+    """Else they would ask another manager; what else was overridden may be a secret."""
+    overrides = ("--set", f"control.socket={waiting.socket}", "--set", "instance.name=hidden")
+    waiting.settings["control"]["socket"] = str(waiting.directory / "nowhere.sock")
+    waiting.write_settings()
+    _, _, errors = interrupted(waiting, "stop", "--mode", "smart", *overrides)
+    status = do(waiting, said(errors, "look")[0])
+
+    assert "hidden" not in errors
+    assert isinstance(status, subprocess.CompletedProcess)
+    assert status.stdout.startswith("test: stopping (to be stopped)\n")
+
+
 def test_ctrl_c_leaves_programs_the_operation(waiting: Manager) -> None:
     """The document as it was told last, so that its id is at hand."""
     code, output, errors = interrupted(waiting, "stop", "--mode", "smart", "--output", "json")

@@ -13,7 +13,7 @@ from instance_manager.commands.going_on import Place, doing, lines_about, unknow
 from instance_manager.errors import ConflictError
 from instance_manager.supervision.operations import Kind, Operations, OperationState, Progress
 
-PLACE = Place(Path("/run/instance-manager/control.sock"), None)
+PLACE = Place(Path("/run/instance-manager/control.sock"))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
