@@ -256,6 +256,29 @@ def test_a_full_data_volume_stops_no_reader_and_tears_no_file(
 
 
 @pytest.mark.usefixtures("wal_elsewhere")
+def test_a_configuration_for_a_full_data_volume_is_refused_and_nothing_of_it_stays(
+    manager: Manager, data_volume: Volume
+) -> None:
+    """Over HTTP: what is told to be in force is what the server has, before and after."""
+    manager.settings["configuration"] = {"source": "api"}
+    ready_with_rows(manager)
+    document = manager.ask("GET", "/v1/configuration")[1]
+    wanted = {**document, "parameters": {"work_mem": "5MB"}}
+    data_volume.fill()
+
+    code, answer = manager.ask("PUT", "/v1/configuration", wanted, **{"If-Match": "*"})
+
+    assert (code, answer["code"]) == (507, "disk-full"), answer
+    assert manager.ask("GET", "/v1/configuration")[1] == document
+    assert manager.query("SHOW work_mem")[0][0] == "4MB"
+    data_volume.free()
+    assert manager.ask("PUT", "/v1/configuration", wanted, **{"If-Match": "*"})[0] == 200
+    assert manager.query("SHOW work_mem")[0][0] == "5MB"
+    assert manager.end() == 0
+    assert manager.start().until_ready().query("SHOW work_mem")[0][0] == "5MB"
+
+
+@pytest.mark.usefixtures("wal_elsewhere")
 def test_a_start_on_a_full_data_volume_is_refused_until_there_is_space(
     manager: Manager, data_volume: Volume, times: Times, figures: Figures
 ) -> None:
