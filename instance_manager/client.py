@@ -69,7 +69,7 @@ from instance_manager.client_errors import (
 )
 from instance_manager.client_operations import OperationCalls, path_of
 from instance_manager.client_tls import client_context
-from instance_manager.client_transport import OK, Transport
+from instance_manager.client_transport import OK, Transport, is_address
 from instance_manager.configuration.plan import Action
 from instance_manager.databases.models import (
     DatabaseExtension,
@@ -200,7 +200,17 @@ class Client(OperationCalls):
             url: without a path.
             token: sent as a bearer token.
             tls: for https, made by :func:`client_context`; default: the system's authorities.
+
+        Raises:
+            ValueError: *url* is no such address; or *token* is empty, or has white space around
+                it (the end of its line in a file), or control characters.
         """
+        if not is_address(url):
+            raise ValueError(f"not an address: {url!r}; use http://HOST:PORT or https://HOST:PORT")
+        if token is not None and not (token and token == token.strip() and token.isprintable()):
+            raise ValueError(
+                "the token is empty, or has white space around it or control characters"
+            )
         transport = Transport(
             url.rstrip("/"),
             url,

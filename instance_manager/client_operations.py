@@ -156,7 +156,8 @@ class OperationCalls:
         key: str | None = None,
     ) -> Operation:
         first = min(wait_seconds, LONGEST_WAIT_SECONDS)
-        headers = {_KEY_HEADER: key} if key else None
+        # An empty key is sent too, and refused: whoever gives one believes that it protects.
+        headers = {_KEY_HEADER: key} if key is not None else None
         answer = await self._ask(method, path, body=body, wait=first, headers=headers)
         operation = parsed(answer, Operation)
         rest = wait_seconds - first

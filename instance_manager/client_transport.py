@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -116,6 +117,23 @@ class Transport:
     def _unreachable(self, error: Exception) -> UnreachableError:
         refused = getattr(error, "os_error", None)
         reason = (refused and refused.strerror) or str(error) or "no answer in time"
-        return UnreachableError(
-            f"cannot reach {self._target!r}: {reason}", hint="is the manager running?"
-        )
+        return UnreachableError(f"cannot reach {self._target!r}: {reason}", hint=_hint_for(error))
+
+
+def _hint_for(error: Exception) -> str:
+    """Return what to look at first; of TLS or rights it is told where somebody is there."""
+    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        return "does it answer with TLS there, with a certificate of these authorities?"
+    if isinstance(getattr(error, "os_error", error), PermissionError):
+        return "the socket is for the manager's own user, root and members of control.group"
+    return "is the manager running?"
+
+
+def is_address(url: str) -> bool:
+    """Return whether this is ``http://HOST:PORT`` or ``https://HOST:PORT``, and nothing more."""
+    try:
+        parts = URL(url)
+    except ValueError:
+        return False
+    is_bare = parts.path in {"", "/"} and not (parts.query_string or parts.fragment or parts.user)
+    return parts.scheme in {"http", "https"} and bool(parts.host) and is_bare

@@ -267,6 +267,20 @@ async def test_another_server_is_not_taken_for_an_instance(tmp_path: Path, answe
             await client.status()
 
 
+async def test_a_server_without_tls_is_not_taken_for_a_manager_that_is_gone(
+    serving: Serving,
+) -> None:
+    """The hint is about TLS."""
+    async with (
+        serving() as served,
+        Client.tcp(f"https://127.0.0.1:{served.control_port}") as client,
+    ):
+        with pytest.raises(UnreachableError) as caught:
+            await client.status()
+
+    assert caught.value.hint.startswith("does it answer with TLS there")
+
+
 async def test_a_client_that_is_not_open_says_so(tmp_path: Path) -> None:
     """It is a context manager, and nothing before and after."""
     client = Client.unix(tmp_path / "control.sock")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from instance_manager.client import Client, InvalidRequestError
+from instance_manager.client import AnswerError, Client, InvalidRequestError
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Answer, Served, Serving
@@ -157,3 +157,14 @@ async def test_the_client_repeats_with_its_key(serving: Serving) -> None:
             await client.restart(mode="smart", idempotency_key="key")
 
     assert first.id == again.id
+
+
+async def test_the_client_does_not_take_an_empty_key_for_none(serving: Serving) -> None:
+    """Whoever has lost the key in a variable that is empty is told before it matters."""
+    async with serving() as served, Client.unix(served.socket) as client:
+        with pytest.raises(AnswerError) as caught:
+            await client.restart(idempotency_key="")
+        calls = len(served.instance.calls)
+
+    assert caught.value.problem.code == "malformed-request"
+    assert calls == 0
