@@ -184,14 +184,17 @@ def explain(error: Exception) -> str:
     """Return what went wrong, and what to do about it, in as many lines as it takes."""
     match error:
         case InvalidRequestError():
-            found = error.problem.errors or ()
-            return "\n".join([error.message, *(f"  {one.path}: {one.message}" for one in found)])
+            found = [f"{one.path}: {one.message}" for one in error.problem.errors or ()]
+            # The message about a configuration is all of them in one line.
+            is_list = error.problem.code == "settings-invalid"
+            first = "the configuration is wrong:" if is_list else error.message
+            return "\n  ".join([first, *found])
         case OperationConflictError() if error.problem.operation:
             return f"{error.message} (operation {error.problem.operation} is under way)"
         case AnswerError():
-            return f"{error.message} ({error.problem.code})\n  {error.hint}"
+            return f"{error.message} ({error.problem.code})\n  {error.hint}".rstrip()
         case ClientError():
-            return f"{error.message}\n  {error.hint}"
+            return f"{error.message}\n  {error.hint}".rstrip()
         case TimeoutError():
             return "it did not become ready in time: see its status"
         case _:
@@ -201,7 +204,7 @@ def explain(error: Exception) -> str:
 if __name__ == "__main__":
     try:
         asyncio.run(main(*sys.argv[1:] or [""]))
-    except (ClientError, FailedError, TimeoutError, OSError) as failure:
+    except (ClientError, FailedError, TimeoutError, OSError, ValueError) as failure:
         sys.exit(explain(failure))
     except KeyboardInterrupt:
         sys.exit(130)
