@@ -6,6 +6,7 @@ Only the standard library is imported here: what a sub-command needs, its own mo
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -112,12 +113,16 @@ _LIFECYCLE = {
     "unfence": "take the fence away and start postgres",
 }
 """The commands that ask for an operation, and what they do."""
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""How a write fails where the output is a file, or a terminal that is gone."""
 _CLIENTS = frozenset({*_LIFECYCLE, "status", "events", "config"})
 """What answers programs with a document in every case, an error included."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
     try:
         code = _run(arguments)
         # Here, where it can still be caught that nobody reads any more.
@@ -131,16 +136,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has seen enough; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()
+        return Exit.FAILED
+    except OSError as error:
+        # The error of a write names no file. What ``run`` writes is more than its output.
+        if error.errno not in _UNWRITABLE or error.filename is not None or "run" in arguments:
+            raise
+        print(f"instance-manager: cannot write the output: {error.strerror}", file=sys.stderr)
+        _let_go_of_output()
         return Exit.FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return code
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    if arguments is None:
-        arguments = sys.argv[1:]
+def _let_go_of_output() -> None:
+    """Have what is still to be written go nowhere, so that the interpreter's end says nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         options = _parser(arguments).parse_args(arguments)
     except SystemExit as end:

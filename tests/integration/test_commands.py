@@ -221,6 +221,61 @@ def test_a_reader_that_has_gone_is_no_fault(manager: Manager, arguments: tuple[s
     assert done.returncode in (0, 1)
 
 
+def redirected(
+    manager: Manager, redirection: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a shell does that was told to redirect it."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *manager.command(*arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [("compose",), ("check",), ("config", "show"), ("openapi",), ("--help",)]
+)
+def test_an_output_that_has_no_room_is_told_in_a_line(
+    manager: Manager, arguments: tuple[str, ...]
+) -> None:
+    """And is no success: what was to be written is not there."""
+    manager.write_settings()
+
+    done = redirected(manager, ">/dev/full", *arguments)
+
+    assert done.stderr == "instance-manager: cannot write the output: No space left on device\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "arguments", [("compose",), ("check",), ("config", "show"), ("openapi",), ("--help",)]
+)
+def test_a_stream_that_was_closed_changes_nothing_else(
+    manager: Manager, arguments: tuple[str, ...], redirection: str
+) -> None:
+    """What goes there is lost, as with ``/dev/null``."""
+    manager.write_settings()
+
+    done = redirected(manager, redirection, *arguments)
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_an_operation_needs_no_standard_error(manager: Manager) -> None:
+    """It ends with the code of the operation, and its document is whole."""
+    manager.trust().start().until_ready()
+
+    done = redirected(manager, "2>&-", "checkpoint", "--output", "json")
+
+    assert json.loads(done.stdout)["state"] == "succeeded"
+    assert done.returncode == 0
+
+
 # check
 
 
