@@ -150,9 +150,10 @@ _STREAM: Final = (
 )
 _PUT: Final = (
     "The document is whole: what it leaves out is empty. It is judged before anything is written,"
-    " and all that is wrong comes at once, each with its path (422). What needs only a reload is"
-    " in force when the answer comes. 409 where the settings file is the truth, 412 where the"
-    " document was changed since its tag was read, 428 without a tag."
+    " and what is wrong comes as a list, each with its path (422); what is wrong with its form"
+    " comes alone. What needs only a reload is in force when the answer comes. 409 where the"
+    " settings file is the truth, 412 where the document was changed since its tag was read, 428"
+    " without a tag."
 )
 _BEGUN: Final = {200: Operation, 202: Operation}
 _REFUSED: Final = (409, 503)
