@@ -50,7 +50,8 @@ def load(files: OurFiles, instance: str) -> Inventory | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UnusableInventoryError(path, str(error) or type(error).__name__) from error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise UnusableInventoryError(path, reason or type(error).__name__) from error
     if not is_ours:
         raise UnusableInventoryError(path, "it came with a copy", is_foreign=True)
     return inventory

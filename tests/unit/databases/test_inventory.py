@@ -109,6 +109,16 @@ def test_damage_is_no_inventory(files: OurFiles, content: bytes) -> None:
     assert not caught.value.is_foreign
 
 
+def test_what_cannot_be_read_is_told_with_its_path_once(files: OurFiles) -> None:
+    """In words, without the number that Python puts before them."""
+    files.inventory.mkdir()
+
+    with pytest.raises(room.UnusableInventoryError) as caught:
+        room.load(files, "pg-0")
+    assert str(caught.value).count("inventory.json") == 1
+    assert "Errno" not in str(caught.value)
+
+
 @given(at=st.integers(min_value=0), change=st.binary(max_size=4))
 def test_no_damage_is_another_error(
     tmp_path_factory: pytest.TempPathFactory, at: int, change: bytes
