@@ -17,6 +17,7 @@ import pytest
 from tests.support.screen import on_terminal
 
 DEADLINE = 60.0
+PROMPT = "ready> "
 PROGRAM = [sys.executable, "-m", "instance_manager"]
 
 
@@ -130,13 +131,20 @@ def test_bash_offers_files_where_files_are_named(
     assert sorted(completed(bash, f"instance-manager {line}", tmp_path)) == offered
 
 
+def _is_prompted(lines: list[str]) -> bool:
+    """Whether the shell reads keys: before, the terminal would take them in its own way."""
+    return bool(lines) and lines[-1].strip() == PROMPT.strip()
+
+
 def test_the_tab_key_completes_in_bash(bash: Path, tmp_path: Path) -> None:
     """The key itself, in a shell on a terminal."""
     command = ["bash", "--norc", "--noprofile", "-i"]
-    with on_terminal(command, TERM="dumb", PS1="ready> ", HOME=str(tmp_path)) as terminal:
-        terminal.until(lambda lines: lines, "the shell is there")
+    with on_terminal(command, TERM="dumb", PS1=PROMPT, HOME=str(tmp_path)) as terminal:
+        terminal.until(_is_prompted, "the shell is there")
         terminal.type(f"source {shlex.quote(str(bash))}; echo sour''ced\n".encode())
-        terminal.until(lambda lines: "sourced" in lines, "the script is read")
+        terminal.until(
+            lambda lines: "sourced" in lines and _is_prompted(lines), "the script is read"
+        )
         terminal.type(b"echo instance-manager; instance-manager unf\t")
         terminal.until(lambda lines: lines[-1].endswith("instance-manager unfence"), "completed")
 
@@ -164,13 +172,16 @@ def test_zsh_reads_its_script(zsh: Path) -> None:
 
 def test_the_tab_key_completes_in_zsh(zsh: Path, tmp_path: Path) -> None:
     """As a file on the path of functions, in a shell on a terminal."""
-    with on_terminal(["zsh", "-f", "-i"], TERM="dumb", HOME=str(tmp_path)) as terminal:
-        terminal.until(lambda lines: lines, "the shell is there")
+    command = ["zsh", "-f", "-i"]
+    with on_terminal(command, TERM="dumb", PS1=PROMPT, HOME=str(tmp_path)) as terminal:
+        terminal.until(_is_prompted, "the shell is there")
         terminal.type(
             f"fpath=({shlex.quote(str(zsh.parent))} $fpath); autoload -Uz compinit;"
             " compinit -u -D; echo rea''d\n".encode()
         )
-        terminal.until(lambda lines: "read" in lines, "the script is found")
+        terminal.until(
+            lambda lines: "read" in lines and _is_prompted(lines), "the script is found"
+        )
         terminal.type(b"instance-manager stop --mode imm\t")
         terminal.until(lambda lines: "--mode immediate" in lines[-1], "completed")
 
