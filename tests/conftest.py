@@ -42,6 +42,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-zsh", action="store_true", help="fail, not skip, where zsh is missing"
     )
     group.addoption(
+        "--require-kustomize",
+        action="store_true",
+        help="fail, not skip, where both kustomize and kubectl are missing",
+    )
+    group.addoption(
         "--soak",
         action="store_true",
         help="make each fault as often as it takes to trust the figures; run no other tests",
@@ -66,8 +71,9 @@ def pytest_report_header() -> str:
 def lacking(request: pytest.FixtureRequest) -> Callable[[str, str], NoReturn]:
     """Return ``lacking(prerequisite, reason)``, which ends a test that can't run here.
 
-    The prerequisite is ``"postgres"``, ``"containers"``, ``"browser"`` or ``"zsh"``; with its
-    option ``--require-…`` the test fails, else it is skipped. Both say the reason.
+    The prerequisite is ``"postgres"``, ``"containers"``, ``"browser"``, ``"zsh"`` or
+    ``"kustomize"``; with its option ``--require-…`` the test fails, else it is skipped. Both say
+    the reason.
     """
 
     def end(prerequisite: str, reason: str) -> NoReturn:
