@@ -66,9 +66,9 @@ def test_the_schema_knows_image_volumes() -> None:
     """A misspelled field of an image volume would be refused, so the test above says something."""
     pod = copy.deepcopy(the("Pod", pod_manifest()))
     (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "pgvector"]
-    volume["image"]["referense"] = volume["image"].pop("reference")
+    volume["image"]["address"] = volume["image"].pop("reference")
 
-    with pytest.raises(kubernetes_validate.ValidationError, match="referense"):
+    with pytest.raises(kubernetes_validate.ValidationError, match="address"):
         kubernetes_validate.validate(pod, VERSIONS[0], strict=True)
 
 
