@@ -65,3 +65,17 @@ def mounts(spec: dict[str, Any]) -> dict[str, str]:
     """Return the volume that each path of the container gets."""
     (container,) = spec["containers"]
     return {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+
+
+def units(generated: str) -> dict[str, dict[str, str]]:
+    """Return the keys of each unit that ``quadlet --dryrun`` wrote, the last one of a name."""
+    found: dict[str, dict[str, str]] = {}
+    name = ""
+    for line in generated.splitlines():
+        if line.startswith("---") and line.endswith("---"):
+            name = line.strip("-")
+            found[name] = {}
+        elif "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found[name][key] = value
+    return found
