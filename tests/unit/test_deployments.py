@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from instance_manager.configuration.checks import CHECKS
 from instance_manager.settings.loading import load
 from instance_manager.settings.models import Settings
 from instance_manager.settings.sources import SettingsText
@@ -50,7 +51,7 @@ def manifest(
 def settings_of(manifest: list[dict[str, Any]]) -> Settings:
     """Return the settings that a manifest gives the manager."""
     text = the("ConfigMap", manifest)["data"]["config.yaml"]
-    return load(SettingsText(file_name="config.yaml", file_text=text)).settings
+    return load(SettingsText(file_name="config.yaml", file_text=text), CHECKS).settings
 
 
 @pytest.mark.parametrize("version", VERSIONS)
