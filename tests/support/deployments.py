@@ -79,3 +79,17 @@ def units(generated: str) -> dict[str, dict[str, str]]:
             key, _, value = line.partition("=")
             found[name][key] = value
     return found
+
+
+def quadlet() -> list[tuple[str, str]]:
+    """Return the keys and values of the unit of the server, in their order."""
+    text = (DOCKER / "quadlet" / "pg.container").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    return [(key, value) for key, _, value in (line.partition("=") for line in lines)]
+
+
+def compose() -> dict[str, Any]:
+    """Return the service of the Compose file."""
+    document = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
+    service: dict[str, Any] = document["services"]["postgres"]
+    return service

@@ -1,4 +1,4 @@
-"""The manifests of docker/kubernetes, against the schemas of the API and against the manager."""
+"""The manifests of docker/: against the schemas of the API, the manager, and one another."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from instance_manager.settings.sources import SettingsText
 from tests.support.deployments import (
     DOCKER,
     KUSTOMIZATIONS,
+    compose,
     mounts,
     pod_manifest,
     pod_spec,
+    quadlet,
     rendered,
     renderer,
     the,
@@ -174,3 +176,64 @@ def test_the_single_pod_is_the_pod_of_the_stateful_set() -> None:
     assert [claim["name"] for claim in claims] == ["data", "wal", "archive"]
     config = (base / "config.yaml").read_text(encoding="utf-8")
     assert the("ConfigMap", pod_manifest())["data"]["config.yaml"] == config
+
+
+def test_quadlet_mounts_what_the_pod_mounts() -> None:
+    """The same settings serve both: each path of the pod is one of the unit, with its images."""
+    spec = pod_spec(pod_manifest())
+    values = [value for _, value in quadlet()]
+    images = {
+        each["name"]: each["image"]["reference"] for each in spec["volumes"] if "image" in each
+    }
+
+    for path, name in mounts(spec).items():
+        if name in images:
+            assert f"type=image,source=pg-{name}.image,destination={path}" in values
+            unit = (DOCKER / "quadlet" / f"pg-{name}.image").read_text(encoding="utf-8")
+            assert f"Image={images[name]}\n" in unit
+        elif name in {"data", "wal", "archive"}:
+            assert f"pg-{name}.volume:{path}" in values
+    assert "%E/instance-manager:/etc/instance-manager:ro" in values
+    assert {"/run", "/tmp"} <= set(values)
+    operand = (DOCKER / "quadlet" / "pg-operand.image").read_text(encoding="utf-8")
+    assert f"Image={spec['containers'][0]['image']}\n" in operand
+
+
+def test_compose_mounts_the_images_of_the_pod() -> None:
+    """Image by image, and its settings list what it mounts."""
+    spec, service = pod_spec(pod_manifest()), compose()
+    registry = "${REGISTRY:-registry.example.com/instance-manager}"
+    mounted = {
+        each["target"]: each["source"].replace(registry, "registry.example.com/instance-manager")
+        for each in service["volumes"]
+        if each["type"] == "image"
+    }
+    variables = {
+        name: value for name, value in service["environment"].items() if not name.endswith("_FILE")
+    }
+    settings = load(SettingsText(environment=variables), CHECKS).settings
+
+    assert mounted == {
+        f"{EXTENSIONS}{each['name']}": each["image"]["reference"]
+        for each in spec["volumes"]
+        if "image" in each
+    }
+    assert [f"{EXTENSIONS}{volume.name}" for volume in settings.extensions.volumes] == list(
+        mounted
+    )
+    assert settings.databases == settings_of(pod_manifest()).databases
+
+
+def test_every_way_is_as_confined_and_as_patient() -> None:
+    """Read-only, without capabilities, as the same user, and with the same time for a stop."""
+    unit, service = dict(quadlet()), compose()
+    spec = pod_spec(pod_manifest())
+    grace, user = spec["terminationGracePeriodSeconds"], spec["securityContext"]["runAsUser"]
+
+    assert (unit["ReadOnly"], unit["NoNewPrivileges"]) == ("true", "true")
+    assert unit["DropCapability"] == "all"
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {service["user"], f"{unit['User']}:{unit['Group']}"} == {f"{user}:{user}"}
+    assert int(unit["StopTimeout"]) == grace < int(unit["TimeoutStopSec"])
+    assert service["stop_grace_period"] == f"{grace}s"
