@@ -72,6 +72,10 @@ _EXAMPLES = {
   instance-manager extension build --from-directory ./installed --name mine \\
     --base ghcr.io/example/postgresql:18 --output dir:mine
   podman pull oci:pgvector""",
+    "test": """examples:
+  instance-manager extension test ./pgvector
+  instance-manager extension test localhost/pgvector:18 --sql "SELECT '[1]'::vector"
+  instance-manager extension test ./pgrouting --with ./postgis --output json""",
     "status": """examples:
   instance-manager status
   instance-manager status --output json | jq .phase""",

@@ -29,6 +29,7 @@ def add_to(group: argparse.ArgumentParser, add: Add) -> None:
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_inspect(add(actions, "inspect", "show what volumes hold, and what is wrong with it"))
     _add_build(add(actions, "build", "make an image of an extension for a server's image"))
+    _add_test(add(actions, "test", "start a server with images, and use all that is in them"))
 
 
 def _add_inspect(command: argparse.ArgumentParser) -> None:
@@ -40,6 +41,45 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--machine", metavar="NAME", help="judge for this machine, such as x86_64 or aarch64"
     )
+
+
+def _add_test(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "sources",
+        metavar="VOLUME|LAYOUT|IMAGE",
+        nargs="+",
+        help="a volume's directory, an OCI layout or an archive of one, or an image of podman's",
+    )
+    command.add_argument(
+        "--with",
+        dest="beside",
+        metavar="VOLUME|LAYOUT|IMAGE",
+        action="append",
+        default=[],
+        help="mount another one beside, for what is required",
+    )
+    command.add_argument(
+        "--sql",
+        metavar="STATEMENT",
+        action="append",
+        default=[],
+        help="run it when all extensions are created; several in one session",
+    )
+    command.add_argument(
+        "--parameter",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a parameter of the server",
+    )
+    command.add_argument(
+        "--statement-timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="for each statement (default: 120)",
+    )
+    command.add_argument("--output", choices=("text", "json"), default="text")
 
 
 def _add_build(command: argparse.ArgumentParser) -> None:

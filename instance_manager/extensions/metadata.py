@@ -46,6 +46,7 @@ class Metadata(NamedTuple):
     requires: tuple[str, ...] = ()
     preload_after: tuple[tuple[str, tuple[str, ...]], ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()
+    smoke_test: tuple[str, ...] = ()
 
 
 class ParsedMetadata(NamedTuple):
@@ -77,6 +78,7 @@ def parse(content: bytes) -> ParsedMetadata:
         requires=reader.read("requires", _extensions, ()),
         preload_after=reader.read("preload_after", _orders, ()),
         provenance=reader.provenance(),
+        smoke_test=reader.read("smoke_test", _texts, ()),
     )
     return ParsedMetadata(metadata, tuple(reader.problems))
 

@@ -35,7 +35,7 @@ def unpack_root(archive: Path, root: Path) -> None:
             for member in files:
                 name = os.path.normpath(member.name).lstrip("/")
                 if _WANTED.fullmatch(name) and ".." not in name.split("/"):
-                    _put(files, member, root / name, root)
+                    put(files, member, root / name, root)
     except (tarfile.TarError, EOFError) as error:
         raise UsageError(
             f"cannot use base {str(archive)!r}: it is no archive of files: {error}",
@@ -44,7 +44,8 @@ def unpack_root(archive: Path, root: Path) -> None:
         ) from error
 
 
-def _put(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: Path) -> None:
+def put(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: Path) -> None:
+    """Write one member of an archive to *place*, where that is below *root* and stays so."""
     parent = place.parent
     parent.mkdir(parents=True, exist_ok=True)
     # An earlier link must not lead this one away.

@@ -19,6 +19,7 @@ HELP = (
     "extension",
     "extension inspect",
     "extension build",
+    "extension test",
     "config",
     "config show",
     "config schema",
