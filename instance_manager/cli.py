@@ -72,9 +72,14 @@ _EXAMPLES = {
   instance-manager extension build --from-directory ./installed --name mine \\
     --base ghcr.io/example/postgresql:18 --output dir:mine
   podman pull oci:pgvector""",
+    "dockerfile": """examples:
+  instance-manager extension dockerfile --package postgresql-18-pgvector \\
+    --base ghcr.io/example/postgresql:18 > Dockerfile
+  instance-manager extension dockerfile --package postgresql-18-cron --preload pg_cron \\
+    --base ghcr.io/example/postgresql:18 | docker build --tag pg_cron:18 -""",
     "test": """examples:
   instance-manager extension test ./pgvector
-  instance-manager extension test localhost/pgvector:18 --sql "SELECT '[1]'::vector"
+  instance-manager extension test --sql "SELECT '[1]'::vector" localhost/pgvector:18
   instance-manager extension test ./pgrouting --with ./postgis --output json""",
     "status": """examples:
   instance-manager status

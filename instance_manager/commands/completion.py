@@ -20,6 +20,7 @@ _KINDS: Final[Mapping[object, Any]] = {
     "FILE": shtab.FILE,
     "DIR": shtab.DIRECTORY,
     "PATH": shtab.DIRECTORY,
+    "PATH|IMAGE": shtab.FILE,
 }
 """How values are completed, by the names that the help gives to them."""
 

@@ -46,6 +46,10 @@ def run(options: argparse.Namespace) -> int:
         from instance_manager.commands import extension_build
 
         return extension_build.run(options)
+    if options.action == "dockerfile":
+        from instance_manager.commands import extension_dockerfile
+
+        return extension_dockerfile.run(options)
     if options.action == "test":
         from instance_manager.commands import extension_test
 

@@ -29,6 +29,7 @@ def add_to(group: argparse.ArgumentParser, add: Add) -> None:
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_inspect(add(actions, "inspect", "show what volumes hold, and what is wrong with it"))
     _add_build(add(actions, "build", "make an image of an extension for a server's image"))
+    _add_dockerfile(add(actions, "dockerfile", "print a Dockerfile that makes such an image"))
     _add_test(add(actions, "test", "start a server with images, and use all that is in them"))
 
 
@@ -43,17 +44,29 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_dockerfile(command: argparse.ArgumentParser) -> None:
+    _add_contents(command)
+    server = command.add_argument_group("the server that it is for")
+    server.add_argument(
+        "--base",
+        metavar="IMAGE",
+        required=True,
+        help="the server's image, unless the build is given another: --build-arg BASE=IMAGE",
+    )
+    server.add_argument("--postgres-major", type=int, metavar="N", help="where it has several")
+
+
 def _add_test(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "sources",
-        metavar="VOLUME|LAYOUT|IMAGE",
+        metavar="PATH|IMAGE",
         nargs="+",
         help="a volume's directory, an OCI layout or an archive of one, or an image of podman's",
     )
     command.add_argument(
         "--with",
         dest="beside",
-        metavar="VOLUME|LAYOUT|IMAGE",
+        metavar="PATH|IMAGE",
         action="append",
         default=[],
         help="mount another one beside, for what is required",
@@ -83,6 +96,36 @@ def _add_test(command: argparse.ArgumentParser) -> None:
 
 
 def _add_build(command: argparse.ArgumentParser) -> None:
+    _add_contents(command).add_argument(
+        "--from-directory", metavar="DIR", help="a tree that make install DESTDIR=DIR has made"
+    )
+    server = command.add_argument_group("the server that it is for")
+    server.add_argument(
+        "--base",
+        metavar="IMAGE|ROOTFS",
+        required=True,
+        help="the server's image: a name that podman knows, a directory, or an archive of files",
+    )
+    server.add_argument(
+        "--base-name", metavar="IMAGE", default="", help="what the result calls it (default: that)"
+    )
+    server.add_argument("--postgres-major", type=int, metavar="N", help="where it has several")
+    _add_packages(command.add_argument_group("how packages are got"))
+    result = command.add_argument_group("the result")
+    result.add_argument(
+        "--output",
+        metavar="[oci:|oci-archive:|dir:]PATH",
+        required=True,
+        help="an OCI layout (default), that as an archive, or the volume as a directory",
+    )
+    result.add_argument("--overwrite", action="store_true", help="replace an earlier result")
+    result.add_argument(
+        "--force", action="store_true", help="write it though a server would refuse it"
+    )
+    result.add_argument("--format", choices=("text", "json"), default="text", help="the summary")
+
+
+def _add_contents(command: argparse.ArgumentParser) -> Group:
     what = command.add_argument_group("what it is made of")
     what.add_argument(
         "--package",
@@ -90,9 +133,6 @@ def _add_build(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="a Debian package; several make one image; libraries too",
-    )
-    what.add_argument(
-        "--from-directory", metavar="DIR", help="a tree that make install DESTDIR=DIR has made"
     )
     what.add_argument(
         "--bundle",
@@ -120,29 +160,16 @@ def _add_build(command: argparse.ArgumentParser) -> None:
         help="record that it is to be in shared_preload_libraries",
     )
     what.add_argument(
+        "--smoke-test",
+        metavar="STATEMENT",
+        action="append",
+        default=[],
+        help="record SQL that extension test runs",
+    )
+    what.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[], help="a label of the image"
     )
-    server = command.add_argument_group("the server that it is for")
-    server.add_argument(
-        "--base",
-        metavar="IMAGE|ROOTFS",
-        required=True,
-        help="the server's image: a name that podman knows, a directory, or an archive of files",
-    )
-    server.add_argument("--postgres-major", type=int, metavar="N", help="where it has several")
-    _add_packages(command.add_argument_group("how packages are got"))
-    result = command.add_argument_group("the result")
-    result.add_argument(
-        "--output",
-        metavar="[oci:|oci-archive:|dir:]PATH",
-        required=True,
-        help="an OCI layout (default), that as an archive, or the volume as a directory",
-    )
-    result.add_argument("--overwrite", action="store_true", help="replace an earlier result")
-    result.add_argument(
-        "--force", action="store_true", help="write it though a server would refuse it"
-    )
-    result.add_argument("--format", choices=("text", "json"), default="text", help="the summary")
+    return what
 
 
 def _add_packages(group: Group) -> None:

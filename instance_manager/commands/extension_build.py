@@ -70,7 +70,7 @@ def request_of(options: argparse.Namespace) -> Request:
     packages = tuple(map(debian.checked_package, options.package))
     directory = Path(options.from_directory).absolute() if options.from_directory else None
     return Request(
-        name=options.name or _name(packages, directory),
+        name=options.name or image_name(packages, directory),
         base=options.base,
         packages=packages,
         directory=directory,
@@ -81,20 +81,34 @@ def request_of(options: argparse.Namespace) -> Request:
         bundled=frozenset(options.bundle),
         excluded=tuple(options.exclude),
         preload=tuple(options.preload),
-        labels=tuple(_pair("--label", text) for text in options.label),
-        apt_options=tuple("=".join(_pair("--apt-option", text)) for text in options.apt_option),
+        labels=tuple(pair("--label", text) for text in options.label),
+        apt_options=tuple("=".join(pair("--apt-option", text)) for text in options.apt_option),
         host_sources=options.sources == "host",
         update=not options.no_update,
         force=options.force,
         overwrite=options.overwrite,
         epoch=_epoch(),
+        base_name=options.base_name,
+        smoke_test=tuple(map(statement, options.smoke_test)),
     )
 
 
-def _name(packages: tuple[str, ...], directory: Path | None) -> str:
+def image_name(packages: tuple[str, ...], directory: Path | None) -> str:
+    """Return what an image is called that nobody named."""
     if packages and directory is None:
         return debian.short_name(debian.bare_package(packages[0])).replace(".", "-")
     return directory.name if directory is not None else ""
+
+
+def statement(text: str) -> str:
+    """Return a statement that the metadata can hold.
+
+    Raises:
+        UsageError: it can't.
+    """
+    if not text.isprintable() or not text:
+        raise UsageError(f"cannot use --smoke-test {text!r}: it must be one line of SQL")
+    return text
 
 
 def _target(text: str) -> Target:
@@ -118,7 +132,12 @@ def _cache(given: str | None) -> Path:
     return root / "instance-manager"
 
 
-def _pair(option: str, text: str) -> tuple[str, str]:
+def pair(option: str, text: str) -> tuple[str, str]:
+    """Return key and value of an option.
+
+    Raises:
+        UsageError: it has no key or no value.
+    """
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z][\w.:/-]*", key) or "\n" in value:
         raise UsageError(f"cannot use {option} {text!r}: it must be KEY=VALUE")

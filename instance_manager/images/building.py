@@ -279,7 +279,7 @@ def _describe(content: _Content, request: Request, base: Base, epoch: int) -> de
         name=request.name,
         version=request.version or _version(content.packages, versions),
         major=base.major,
-        base=base.name,
+        base=request.base_name or base.name,
         base_digest=base.digest,
         system=base.system,
         created=oci.timestamp(epoch),
@@ -287,6 +287,7 @@ def _describe(content: _Content, request: Request, base: Base, epoch: int) -> de
         requires=tuple(sorted(volume.ledger.requires)),
         environment=volume.ledger.environment,
         preload=request.preload,
+        smoke_test=request.smoke_test,
     )
     volume.write(METADATA, describing.metadata(facts))
     givers = {origin.package for origin in origins.values()}
@@ -387,7 +388,7 @@ def _summary(
         version=facts.version,
         postgres_major=facts.major,
         machine=base.machine,
-        base=base.name,
+        base=request.base_name or base.name,
         output=f"{request.target.form}:{request.target.path}",
         digest=None,
         size_bytes=0,

@@ -48,6 +48,7 @@ class Facts(NamedTuple):
     requires: tuple[str, ...]
     environment: Mapping[str, str]
     preload: tuple[str, ...]
+    smoke_test: tuple[str, ...] = ()
 
 
 def metadata(facts: Facts) -> bytes:
@@ -61,6 +62,7 @@ def metadata(facts: Facts) -> bytes:
         "extensions": dict(sorted(facts.extensions.items())),
         "requires": list(facts.requires),
         "shared_preload_libraries": list(facts.preload),
+        "smoke_test": list(facts.smoke_test),
         "env": [
             {"name": name, "value": value} for name, value in sorted(facts.environment.items())
         ],

@@ -59,6 +59,10 @@ class Request:
     force: bool = False
     overwrite: bool = False
     epoch: int | None = None
+    base_name: str = ""
+    """What the base is called in the result; empty for what *base* says."""
+    smoke_test: tuple[str, ...] = ()
+    """SQL for the metadata, that only a smoke test runs."""
 
 
 class Role(StrEnum):
