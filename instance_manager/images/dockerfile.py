@@ -57,6 +57,8 @@ ARG TOOL=${{BASE}}
 
 
 FROM ${{BASE}} AS server
+# Podman without layers would take a stage without a step for its own, and remove the image itself.
+WORKDIR /
 
 
 FROM ${{TOOL}} AS build
