@@ -70,11 +70,15 @@ class SqlError(Exception):
 class Sessions:
     """Opens sessions of the bootstrap superuser over the unix socket.
 
-    *version* tells the server's ``server_version_num``.
+    *version* tells the server's ``server_version_num``. Where *search_path* is empty, sessions see
+    nothing but the catalog.
     """
 
-    def __init__(self, target: Target, version: Callable[[], int]) -> None:
+    def __init__(
+        self, target: Target, version: Callable[[], int], *, search_path: str = ""
+    ) -> None:
         self._target = target
+        self._search_path = search_path
         self._version = version
 
     @asynccontextmanager
@@ -120,6 +124,8 @@ class Sessions:
             "role": "none",
             "session_replication_role": "origin",
         }
+        if self._search_path:
+            parameters["search_path"] = self._search_path
         if self._version() >= _EVENT_TRIGGERS_SINCE:
             parameters["event_triggers"] = "off"
         return parameters

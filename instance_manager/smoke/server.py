@@ -90,7 +90,7 @@ class Server:
         self._target = Target(place.control.parent, _PORT, _SUPERUSER)
         self._version = 0
         self.version = ""
-        self.sessions = Sessions(self._target, lambda: self._version)
+        self.sessions = Sessions(self._target, lambda: self._version, search_path="public")
 
     async def started(self) -> None:
         """Wait until it accepts connections.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from instance_manager.smoke.server import Server
 
 _DATABASE: Final = "postgres"
+_UNPACKAGED: Final = "unpackaged"
+"""No version, but what scripts are called that take over loose objects."""
 _LOCK_SECONDS: Final = 30.0
 _GONE: Final = ("", "57P01", "57P02", "57P03")
 """What a session ends with that the server did not survive (errcodes.txt)."""
@@ -176,7 +178,7 @@ class Trial:
         async with self._server.sessions.open(_DATABASE, self._limits) as connection:
             for old in extension.versions:
                 paths = await observing.read_paths(connection, extension.name, old)
-                if old != version and version in paths:
+                if old not in (version, _UNPACKAGED) and version in paths:
                     found.append(old)
         return found
 

@@ -214,6 +214,18 @@ def test_the_metadata_may_give_statements(site: Site) -> None:
     assert details(result, "made-up")["statements"] == "ran 2"
 
 
+def test_extensions_are_created_where_users_would_have_them(site: Site) -> None:
+    """Not in the catalog, where no table may be; scripts that take over are no version."""
+    scripts = {"1.0": "CREATE TABLE t (x int);", "unpackaged": "SELECT 1/0;"}
+    write(site.root, "thing", {**scripts, "unpackaged--1.0": ""})
+
+    result = site.tested(site.root / "made-up", "--sql=SELECT * FROM public.t")
+
+    assert details(result, "thing")["use"] == "read 1 tables and views"
+    assert outcomes(result, "thing")["update"] == "skipped"
+    assert result["remarks"] == []
+
+
 def layout_of(tree: Path, layout: Path) -> Path:
     """Make the image of a volume."""
     machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
