@@ -19,6 +19,7 @@ HELP = (
     "extension",
     "extension inspect",
     "extension build",
+    "extension dockerfile",
     "extension test",
     "config",
     "config show",
