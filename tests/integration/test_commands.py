@@ -40,7 +40,14 @@ COMMANDS = (
     "completion",
     *CLIENTS,
 )
-INNER = ("extension inspect", "extension build", "extension dockerfile", "extension test", "config show", "config schema")
+INNER = (
+    "extension inspect",
+    "extension build",
+    "extension dockerfile",
+    "extension test",
+    "config show",
+    "config schema",
+)
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
