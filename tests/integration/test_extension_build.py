@@ -542,3 +542,17 @@ def test_people_read_what_came_of_it(site: Site) -> None:
     assert "needed by system/libfar.so.1.2.3" in result.stdout
     assert "postgresql-18-other" in result.stdout
     assert stat.S_IMODE((site.results / "thing").stat().st_mode) == 0o755
+
+
+def test_the_metadata_hold_what_a_smoke_test_is_to_run(site: Site) -> None:
+    """And the base by the name that it is given; a statement of two lines is refused."""
+    site.built(
+        f"--package={THING}", "--smoke-test=SELECT f()", "--base-name=example/base:1", "--force"
+    )
+    described = site.results / "thing/share/instance-manager/extension.json"
+
+    metadata = parse(described.read_bytes()).metadata
+    assert metadata.smoke_test == ("SELECT f()",)
+    assert dict(metadata.provenance)["base"] == "example/base:1"
+    refused = site.run(f"--package={THING}", "--output=dir:x", "--smoke-test=SELECT\n1")
+    assert refused.returncode == 2
