@@ -100,7 +100,7 @@ def test_bash_offers_every_command_that_the_help_lists(bash: Path) -> None:
         ("events --f", ["--follow"]),
         ("config ", ["show", "schema"]),
         ("config show --out", ["--output"]),
-        ("extension ", ["inspect", "build", "test", "dockerfile"]),
+        ("extension ", ["inspect", "build", "dockerfile", "test"]),
         ("extension build --so", ["--sources"]),
         ("compose --format ", ["conf", "env", "json"]),
         ("completion ", ["bash", "zsh"]),
