@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 from instance_manager.databases import desired, observing, troubles
-from instance_manager.databases.desired import Create, Drop, Move, Update
+from instance_manager.databases.desired import DEFAULT_SCHEMA, Create, Drop, Move, Update
 from instance_manager.databases.sessions import Limits, SqlError
 from instance_manager.databases.troubles import Retry, Trouble
 from instance_manager.errors import ConflictError
@@ -216,7 +216,9 @@ class Reconciler:
     async def _do(self, database: str, action: Action) -> None:
         from instance_manager.databases.statements import statement_of
 
-        async with self._sessions.open(database, _LIMITS) as connection:
+        # What it requires is created where the session is, if its control file fixes its schema.
+        path = DEFAULT_SCHEMA if isinstance(action, Create) else ""
+        async with self._sessions.open(database, _LIMITS, search_path=path) as connection:
             await connection.execute(statement_of(action))
 
     def _tell_done(self, database: str, action: Action) -> None:

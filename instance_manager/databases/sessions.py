@@ -83,9 +83,11 @@ class Sessions:
 
     @asynccontextmanager
     async def open(
-        self, database: str, limits: Limits = LOOKING
+        self, database: str, limits: Limits = LOOKING, *, search_path: str = ""
     ) -> AsyncGenerator[AsyncConnection[tuple[Any, ...]]]:
         """Yield a session that has run no statement; it and its statements end in time.
+
+        It may have a *search_path* of its own, from its start on: scripts may reset it to that.
 
         Raises:
             SqlError: the server refuses, goes away, or does not answer in time; also for what is
@@ -100,7 +102,7 @@ class Sessions:
                     self._target.port,
                     self._target.user,
                     database=database,
-                    parameters=self._parameters(limits),
+                    parameters=self._parameters(limits, search_path or self._search_path),
                 )
                 async with connection:
                     yield connection
@@ -116,7 +118,7 @@ class Sessions:
         except SqlError:
             return False
 
-    def _parameters(self, limits: Limits) -> dict[str, str]:
+    def _parameters(self, limits: Limits, search_path: str) -> dict[str, str]:
         # Those of the role or the database do not count then.
         parameters = {
             "lock_timeout": _milliseconds(limits.lock_seconds),
@@ -124,8 +126,8 @@ class Sessions:
             "role": "none",
             "session_replication_role": "origin",
         }
-        if self._search_path:
-            parameters["search_path"] = self._search_path
+        if search_path:
+            parameters["search_path"] = search_path
         if self._version() >= _EVENT_TRIGGERS_SINCE:
             parameters["event_triggers"] = "off"
         return parameters

@@ -171,6 +171,22 @@ def test_what_others_require_comes_first(declared: Manager) -> None:
     assert set(installed(declared)) == {"top", "middle", "ground"}
 
 
+def test_what_one_with_a_schema_of_its_own_requires_comes_into_the_default_one(
+    declared: Manager,
+) -> None:
+    """Not where the manager's own sessions look: that is the catalog."""
+    root = root_of(declared)
+    top = {"1.0": "CREATE TABLE top ();"}
+    write(root, "top", top, requires="ground", schema="tiger")
+    write(root, "ground", {"1.0": "CREATE TABLE ground ();"})
+    declare(declared, {"name": "top", "cascade": True})
+
+    declared.start().until_ready()
+
+    until_condition(declared, "AsDeclared")
+    assert installed(declared) == {"top": ("1.0", "tiger"), "ground": ("1.0", "public")}
+
+
 def test_what_people_made_of_an_extension_goes_only_with_cascade(declared: Manager) -> None:
     """Without it, the server refuses, and the extension and the data stay."""
     declare(declared, {"name": "vector"})
