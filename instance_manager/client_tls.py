@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
 
@@ -19,10 +21,25 @@ def client_context(
         certificate: the client's own certificate and key.
 
     Raises:
-        OSError: a file can't be read, or is not what it should be (``ssl.SSLError``).
+        OSError: a file can't be read, or is not what it should be (``ssl.SSLError``); it is named.
     """
-    context = ssl.create_default_context(cafile=ca_file)
+    with _naming(ca_file):
+        context = ssl.create_default_context(cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if certificate is not None:
-        context.load_cert_chain(*certificate)
+        with _naming(*certificate):
+            context.load_cert_chain(*certificate)
     return context
+
+
+@contextmanager
+def _naming(*paths: Path | None) -> Generator[None]:
+    """Name the files in what is raised: the library itself tells of none."""
+    names = " and ".join(map(str, paths))
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise ssl.SSLError(error.errno, f"cannot use {names}: {error.reason or error}") from error
+    except OSError as error:
+        error.filename = names
+        raise
