@@ -175,7 +175,8 @@ class Configuration:
                 await self._reload_noted(progress)
             # Else another one began since this was asked for: it has read what this would.
             if self._failed is not None:
-                raise self._failed
+                # All who waited raise it: the way through one of them is not the next one's.
+                raise self._failed.with_traceback(None)
 
     async def _reload_noted(self, progress: Progress | None) -> None:
         self._begun += 1

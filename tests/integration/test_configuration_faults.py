@@ -157,9 +157,9 @@ def test_what_alter_system_overrides_is_told(manager: Manager) -> None:
     assert manager.query("SHOW work_mem")[0][0] == "9MB"
 
 
-def test_reloads_that_wait_are_done_together(from_api: Manager) -> None:
-    """All of them succeed, and a change behind them has not to wait for each."""
-    connection = UnixConnection(from_api.socket)
+def begin_reloads(manager: Manager) -> list[str]:
+    """Ask for many reloads at once; return where their operations are."""
+    connection = UnixConnection(manager.socket)
     begun: list[str] = []
     for _ in range(RELOADS):
         connection.request("POST", "/v1/postgres/reload")
@@ -167,6 +167,12 @@ def test_reloads_that_wait_are_done_together(from_api: Manager) -> None:
         begun.append(answer.headers["Location"])
         answer.read()
     connection.close()
+    return begun
+
+
+def test_reloads_that_wait_are_done_together(from_api: Manager) -> None:
+    """All of them succeed, and a change behind them has not to wait for each."""
+    begun = begin_reloads(from_api)
 
     assert put(from_api, {"work_mem": "9MB"})[0] == 200
 
@@ -174,3 +180,20 @@ def test_reloads_that_wait_are_done_together(from_api: Manager) -> None:
     assert {operation["state"] for operation in done} == {"succeeded"}
     loads = from_api.logged().count("received SIGHUP, reloading configuration files")
     assert 0 < loads < RELOADS / 2
+
+
+def test_reloads_that_wait_fail_together(manager: Manager) -> None:
+    """Each says why, and what is mended works at once."""
+    manager.trust().start().until_ready()
+    manager.settings["postgres"]["parameters"] = {"work_mem": "nonsense"}
+    manager.write_settings()
+
+    begun = begin_reloads(manager)
+
+    done = [manager.ask("GET", path, Prefer="wait=60")[1] for path in begun[-50:]]
+    assert {operation["error"]["code"] for operation in done} == {"settings-invalid"}
+    manager.settings["postgres"]["parameters"] = {"work_mem": "9MB"}
+    manager.write_settings()
+    code, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
+    assert (code, operation["state"]) == (200, "succeeded")
+    assert manager.query("SHOW work_mem")[0][0] == "9MB"

@@ -91,7 +91,6 @@ def test_a_crash_amid_a_change_that_no_server_can_start_with_falls_back(
     with ThreadPoolExecutor(1) as pool:
         change = pool.submit(put, from_api, TOO_MUCH)
         until(lambda: "15MB" in written.read_text(), "the change is written")
-        os.kill(postmaster, signal.SIGSTOP)
         os.kill(postmaster, signal.SIGKILL)
         code, _ = change.result()
 
