@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 
 from instance_manager.api import documents
 from instance_manager.api.authentication import origin_of
+from instance_manager.api.callers import CALLER
 from instance_manager.api.problems import RequestError
 from instance_manager.log import get_logger
 from instance_manager.observability.events import EventType
@@ -53,7 +54,7 @@ def audit() -> Middleware:
 
 
 def _note(request: web.Request, status: int, flood: Flood) -> None:
-    caller = documents.CALLER.get(None)
+    caller = CALLER.get(None)
     actor = caller.name if caller else f"unknown{origin_of(request)}"
     # The path alone: a query may hold anything.
     what = f"{request.method} {request.path[:_LONGEST_PATH]}"

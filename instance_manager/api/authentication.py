@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import hdrs, web
 
-from instance_manager.api.documents import CALLER
+from instance_manager.api.callers import CALLER, Caller
 from instance_manager.api.problems import RequestCode, RequestError
 
 if TYPE_CHECKING:
@@ -47,13 +47,6 @@ class Access(StrEnum):
     """Open on loopback without a token."""
     OPERATOR = "operator"
     """Needs proof, always."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sends a request, as the events name it."""
-
-    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from aiohttp import hdrs
 
 from instance_manager.api import documents
+from instance_manager.api.callers import CALLER
 from instance_manager.api.configuration_models import (
     ConfigurationDocument,
     ConfigurationResult,
@@ -66,7 +67,7 @@ async def put(request: web.Request) -> web.Response:
     if dry_run:
         tag, plan = await configuration.rehearse(document)
         return documents.answer(_result(tag, plan, dry_run=True))
-    actor = documents.CALLER.get().name
+    actor = CALLER.get().name
     try:
         tag, plan = await configuration.put(document, tags, actor)
     except StaleTagError as error:

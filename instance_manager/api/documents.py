@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from aiohttp import hdrs, web
@@ -17,7 +16,6 @@ from instance_manager.settings.layers import as_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from instance_manager.api.authentication import Caller
     from instance_manager.api.instance import Instance
 
 INSTANCE: Final[web.AppKey[Instance]] = web.AppKey("instance")
@@ -25,9 +23,6 @@ INSTANCE: Final[web.AppKey[Instance]] = web.AppKey("instance")
 
 BODY_SECONDS: Final = 15.0
 """For the whole body of a request."""
-
-CALLER: Final[ContextVar[Caller]] = ContextVar("caller")
-"""Who sent the request that is being answered: each one is answered in a context of its own."""
 
 _HALF: Final = b"\\ud"
 """How half of a character begins, if it is not a whole one's."""

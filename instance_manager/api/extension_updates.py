@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.api import documents, idempotency
+from instance_manager.api.callers import CALLER
 from instance_manager.api.models import FieldProblem
 from instance_manager.api.operations import accept
 from instance_manager.api.problems import RequestCode, RequestError
@@ -35,7 +36,7 @@ async def update(request: web.Request) -> web.Response:
     limits = Limits(asked.lock_timeout_seconds, asked.timeout_seconds or default)
     if asked.dry_run:
         updates = documents.instance_of(request).extension_updates
-        report = await updates.rehearse(plan, limits, documents.CALLER.get().name)
+        report = await updates.rehearse(plan, limits, CALLER.get().name)
         return documents.answer(Rehearsal.model_validate(report))
     return await _begin(request, plan, limits, claim)
 
@@ -61,7 +62,7 @@ async def _begin(
     # The same request may have come while this one was planned.
     if (known := idempotency.find(request, claim)) is not None:
         return await accept(request, known.id)
-    instance, actor = documents.instance_of(request), documents.CALLER.get().name
+    instance, actor = documents.instance_of(request), CALLER.get().name
     operation = instance.operations.begin(
         Kind.UPDATE_EXTENSION,
         lambda progress: instance.extension_updates.update(plan, limits, actor, progress),

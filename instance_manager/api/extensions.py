@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from instance_manager.api import documents
+from instance_manager.api.callers import CALLER
 from instance_manager.api.models import EmptyRequest
 from instance_manager.api.problems import RequestCode, RequestError
 
@@ -37,6 +38,6 @@ async def rescan(request: web.Request) -> web.Response:
     instance.events.record(
         "RescanRequested",
         "a look at the extension volumes was asked for",
-        actor=documents.CALLER.get().name,
+        actor=CALLER.get().name,
     )
     return documents.answer(await instance.rescan())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.api import documents
+from instance_manager.api.callers import CALLER
 from instance_manager.api.models import Items, Operation, OperationProgress
 from instance_manager.api.problems import RequestCode, RequestError, problem_of
 
@@ -35,7 +36,7 @@ async def show(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """Cancel one operation: 200 if it has ended, 202 if its end is still to come."""
     operation = _find(request)
-    who = documents.CALLER.get().name
+    who = CALLER.get().name
     instance = documents.instance_of(request)
     instance.operations.cancel(operation.id, f"by {who}")
     instance.events.record(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from instance_manager.api import documents, idempotency
+from instance_manager.api.callers import CALLER
 from instance_manager.api.models import EmptyRequest, StartRequest, StopRequest
 from instance_manager.api.operations import accept
 from instance_manager.supervision.operations import Kind
@@ -94,7 +95,7 @@ async def _begin(
     instance.events.record(
         f"{kind.capitalize()}Requested",
         f"{kind} of postgres was asked for",
-        actor=documents.CALLER.get().name,
+        actor=CALLER.get().name,
         details={"operation": operation.id},
     )
     return await accept(request, operation.id)
