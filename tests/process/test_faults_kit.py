@@ -35,6 +35,8 @@ def _frozen_postgres(ready: Manager) -> Iterator[subprocess.Popen[bytes]]:
     def frozen() -> subprocess.Popen[bytes] | None:
         process = subprocess.Popen(command, cwd=ready.data)
         process.send_signal(signal.SIGSTOP)
+        if process.returncode is not None:  # Popen asks before it sends, and may find the end.
+            return None
         end = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         if end is not None and end.si_code == os.CLD_STOPPED:
             return process
