@@ -110,6 +110,14 @@ def _add_build(command: argparse.ArgumentParser) -> None:
         "--base-name", metavar="IMAGE", default="", help="what the result calls it (default: that)"
     )
     server.add_argument("--postgres-major", type=int, metavar="N", help="where it has several")
+    server.add_argument(
+        "--with",
+        dest="beside",
+        metavar="PATH|IMAGE",
+        action="append",
+        default=[],
+        help="another volume that will be mounted beside: its libraries are not brought",
+    )
     _add_packages(command.add_argument_group("how packages are got"))
     result = command.add_argument_group("the result")
     result.add_argument(

@@ -89,6 +89,7 @@ def request_of(options: argparse.Namespace) -> Request:
         overwrite=options.overwrite,
         epoch=_epoch(),
         base_name=options.base_name,
+        beside=tuple(options.beside),
         smoke_test=tuple(map(statement, options.smoke_test)),
     )
 

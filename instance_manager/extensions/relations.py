@@ -45,6 +45,14 @@ class Offer(NamedTuple):
                 offered.setdefault(control.extension, volume.name)
         return offered
 
+    def called(self) -> frozenset[str]:
+        """Return what the volumes are called that are used: as mounted, and as they were built."""
+        return frozenset(name for volume in self.accepted for name in _names(volume))
+
+
+def _names(volume: VolumeFacts) -> set[str]:
+    return {volume.name, dict(volume.metadata.provenance).get("name", volume.name)}
+
 
 def judge(offer: Offer) -> Iterator[tuple[str, Finding]]:
     """Yield the name of a volume and what is to be said of it."""
@@ -62,7 +70,11 @@ def judge(offer: Offer) -> Iterator[tuple[str, Finding]]:
 
 def _requires(volume: VolumeFacts, offer: Offer, offered: Mapping[str, str]) -> Iterator[Finding]:
     own = {control.extension for control in volume.controls}
+    called = offer.called()
     for subject, requiring, name in _requirements(volume):
+        # What the builder says may be met by a volume of that name, such as one of libraries.
+        if subject == PATH and name in called:
+            continue
         if name not in offered and name not in own and not _is_elsewhere(name, offer):
             message = f'{requiring} requires "{name}", which no volume and not the server provides'
             holder = _holder(name, offer)
@@ -103,7 +115,7 @@ def _holder(name: str, offer: Offer) -> str | None:
     holders = (
         volume.name
         for volume in offer.volumes
-        if any(control.extension == name for control in volume.controls)
+        if name in _names(volume) or any(each.extension == name for each in volume.controls)
     )
     return next(holders, None)
 

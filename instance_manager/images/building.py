@@ -29,6 +29,7 @@ from instance_manager.extensions.paths import is_volume_name
 from instance_manager.images import base as bases
 from instance_manager.images import debian, describing, oci
 from instance_manager.images.apt import Apt
+from instance_manager.images.beside import take_all
 from instance_manager.images.closure import Closure, add_data, note_others
 from instance_manager.images.models import Form, Role, Summary
 from instance_manager.images.packages import Union, unpack, with_roles
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from instance_manager.extensions.models import Finding
     from instance_manager.images.base import Base
+    from instance_manager.images.beside import Beside
     from instance_manager.images.models import Package, Request, Target
     from instance_manager.supervision.children import Children
 
@@ -82,8 +84,9 @@ async def _build(
 ) -> Summary:
     tell(f"base {base.name}: PostgreSQL {base.major} on {base.machine}")
     packages = await _packages(children, request, base, work, tell)
+    beside = await take_all(children, request.beside, work, request.name)
     tell("laying out")
-    content = _lay_out(request, base, packages, work)
+    content = _lay_out(request, base, packages, beside, work)
     tell("judging")
     findings = _judge(content, base)
     epoch = request.epoch if request.epoch is not None else _newest(request, packages)
@@ -192,13 +195,15 @@ def _installed(base: Base) -> frozenset[str]:
     return frozenset(re.findall(r"^Package: (\S+)$", text, re.MULTILINE))
 
 
-def _lay_out(request: Request, base: Base, packages: tuple[Package, ...], work: Path) -> _Content:
+def _lay_out(
+    request: Request, base: Base, packages: tuple[Package, ...], beside: Beside, work: Path
+) -> _Content:
     volume = VolumeTree(work / "volume", request.name)
     union = Union(packages, base)
     if request.directory is not None:
         lay_out_directory(volume, request.directory, request.excluded)
     lay_out(volume, union, packages, base.major, request.excluded)
-    closure = Closure(volume, union, packages, base)
+    closure = Closure(volume, union, packages, base, beside)
     asked = frozenset(map(debian.bare_package, request.packages))
     plain = [each for each in packages if each.name in asked and each.role is Role.LIBRARY]
     roots = [*volume.files(), *closure.add_asked(plain)]

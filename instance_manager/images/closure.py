@@ -15,19 +15,18 @@ from instance_manager.extensions.files import FileView, open_regular
 from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.linkable import read_linkable, read_symbols
 from instance_manager.extensions.linking import Linker
-from instance_manager.extensions.objects import ObjectFiles
 from instance_manager.extensions.run_time_data import opened_by
 from instance_manager.images import data, opened
+from instance_manager.images.beside import MOUNT, Mounted
 from instance_manager.images.models import Added, LeftOut, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
-    from instance_manager.extensions.linkable import Symbols
-    from instance_manager.extensions.linking import File, Linking
+    from instance_manager.extensions.linking import Linking
     from instance_manager.extensions.models import Finding
     from instance_manager.images.base import Base
+    from instance_manager.images.beside import Beside
     from instance_manager.images.models import Package
     from instance_manager.images.packages import Union
     from instance_manager.images.volume import VolumeTree
@@ -38,7 +37,6 @@ _GLIBC: Final = (
 )
 """A process has one C library, which is the base's: no volume may bring a part of one."""
 _MAXIMUM_TEXT: Final = 256 * 1024 * 1024
-_MOUNT: Final = "/extensions/"
 _HEADER_BYTES: Final = 64
 _SHOWN: Final = 8
 _MISSING_HINT: Final = "add the package that has it with --package"
@@ -50,9 +48,15 @@ class Closure:
     """Adds to *volume* what its programs need."""
 
     def __init__(
-        self, volume: VolumeTree, union: Union, packages: Sequence[Package], base: Base
+        self,
+        volume: VolumeTree,
+        union: Union,
+        packages: Sequence[Package],
+        base: Base,
+        beside: Beside,
     ) -> None:
         self._volume = volume
+        self._beside = beside
         self._union = union
         self._base = base
         self._candidates = union.libraries()
@@ -118,7 +122,10 @@ class Closure:
             return
         if self._base_has(name):
             return
-        if name in self._candidates:
+        holder = self._beside.holder(name)
+        if holder is not None:
+            self._volume.ledger.requires.add(holder)
+        elif name in self._candidates:
             self._decided.add(name)
             yield from self._add(name, by, is_opened=is_opened)
         elif is_opened:
@@ -154,8 +161,10 @@ class Closure:
 
     def judge(self) -> Iterator[Finding]:
         """Yield what the loader would still lack in a server of the base."""
-        files = _Mounted(self._base.files, self._volume.root, f"{_MOUNT}{self._volume.name}")
-        library_path = ":".join(f"{files.mount}/{each}" for each in ("lib", "system"))
+        mount = f"{MOUNT}{self._volume.name}"
+        files = Mounted(self._base.files, {mount: self._volume.root, **self._beside.roots()})
+        own = [f"{mount}/{each}" for each in ("lib", "system")]
+        library_path = ":".join([*own, *self._beside.directories()])
         linker = Linker(files, self._base.platform, self._base.server, library_path)
         modules = [
             path
@@ -163,10 +172,10 @@ class Closure:
             if path.startswith("lib/") and path.endswith(".so") and path.count("/") == 1
         ]
         opened = [f"system/{each.name}" for each in self._volume.ledger.libraries if each.opened]
-        paths = [f"{files.mount}/{path}" for path in (*modules, *opened)]
+        paths = [f"{mount}/{path}" for path in (*modules, *opened)]
         seen: set[str] = set()
         for linking in linker.link(paths):
-            for each in self._wrong(linking, f"{files.mount}/"):
+            for each in self._wrong(linking, f"{mount}/"):
                 if each.message not in seen:
                     seen.add(each.message)
                     yield each
@@ -195,40 +204,6 @@ class Closure:
             name = symbol.name.decode("ascii", "backslashreplace")
             message = f"{symbol.needed_by.removeprefix(who)}: undefined symbol {name}"
             yield finding(Code.UNDEFINED_SYMBOL, module, message)
-
-
-class _Mounted:
-    """The base's files with the volume mounted in them."""
-
-    def __init__(self, base: ObjectFiles, volume: Path, mount: str) -> None:
-        self.mount = mount
-        self._base = base
-        self._volume = ObjectFiles(str(volume))
-
-    def at(self, path: str) -> File | None:
-        inner = self._inner(path)
-        if inner is None:
-            return self._base.at(path)
-        file = self._volume.at(inner)
-        return None if file is None else file._replace(path=path)
-
-    def find(self, directory: str, name: str) -> File | None:
-        return self.at(f"{directory.rstrip('/')}/{name}")
-
-    def has_directory(self, path: str) -> bool:
-        inner = self._inner(path)
-        return (
-            self._base.has_directory(path) if inner is None else self._volume.has_directory(inner)
-        )
-
-    def symbols(self, path: str) -> Symbols:
-        inner = self._inner(path)
-        return self._base.symbols(path) if inner is None else self._volume.symbols(inner)
-
-    def _inner(self, path: str) -> str | None:
-        if path == self.mount or path.startswith(f"{self.mount}/"):
-            return path[len(self.mount) :] or "/"
-        return None
 
 
 def add_data(volume: VolumeTree, union: Union, base: Base) -> list[str]:

@@ -61,6 +61,8 @@ class Request:
     epoch: int | None = None
     base_name: str = ""
     """What the base is called in the result; empty for what *base* says."""
+    beside: tuple[str, ...] = ()
+    """Other volumes, as ``extension test`` takes them: what they offer is not brought."""
     smoke_test: tuple[str, ...] = ()
     """SQL for the metadata, that only a smoke test runs."""
 

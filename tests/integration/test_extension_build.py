@@ -556,3 +556,55 @@ def test_the_metadata_hold_what_a_smoke_test_is_to_run(site: Site) -> None:
     assert dict(metadata.provenance)["base"] == "example/base:1"
     refused = site.run(f"--package={THING}", "--output=dir:x", "--smoke-test=SELECT\n1")
     assert refused.returncode == 2
+
+
+def test_what_a_volume_beside_has_is_not_brought(site: Site) -> None:
+    """It is required by its name instead, and without it a server would lack the library."""
+    libraries = site.built("--package=libfar1", name="far")
+    assert {each["name"] for each in libraries["libraries"]} == {"libfar.so.1", "libdeep.so.3"}
+
+    alone = site.built(f"--package={THING}", name="alone")
+    summary = site.built(f"--package={THING}", f"--with={site.results / 'far'}")
+
+    brought = [each["name"] for each in summary["libraries"]]
+    assert (
+        brought
+        == ["libopened.so.2"]
+        == [
+            each["name"]
+            for each in alone["libraries"]
+            if each["name"] not in {"libfar.so.1", "libdeep.so.3"}
+        ]
+    )
+    assert summary["requires"] == ["far", "other"]
+    described = parse(
+        (site.results / "thing/share/instance-manager/extension.json").read_bytes()
+    ).metadata
+    assert described.requires == ("far", "other")
+
+
+def test_a_volume_beside_may_be_an_image_and_counts_as_it_is(site: Site) -> None:
+    """One that lacks what it needs is no use, and a second one of the same name is refused."""
+    site.built("--package=libfar1", "--package=libdeep3", name="far")
+    layout = site.results / "layout"
+    made = site.run("--package=libfar1", "--name=far", f"--output=oci:{layout}")
+    assert made.returncode == 0, made.stderr
+    assert site.built(f"--package={THING}", f"--with={layout}")["requires"] == ["far", "other"]
+
+    twice = site.run(
+        *(f"--package={THING}", "--name=thing", f"--output={site.results / 'x'}"),
+        *(f"--with={layout}", f"--with={site.results / 'far'}"),
+    )
+    assert twice.returncode == 2
+    assert "another volume is called 'far' too" in twice.stderr
+
+    shutil.rmtree(site.results / "far")
+    (site.results / "far/system").mkdir(parents=True)
+    far = make_object(soname="libfar.so.1", needed=("libgone.so.1",), exports=("far",))
+    (site.results / "far/system/libfar.so.1").write_bytes(far)
+    refused = site.run(
+        *(f"--package={THING}", "--name=thing", f"--output={site.results / 'x'}"),
+        f"--with={site.results / 'far'}",
+    )
+    assert refused.returncode == 3
+    assert "needs libgone.so.1" in refused.stderr

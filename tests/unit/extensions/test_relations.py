@@ -153,3 +153,23 @@ def test_an_extension_that_an_earlier_volume_offers_is_not_judged_by_its_library
 ) -> None:
     """The server never reads its control file, which is a finding of its own."""
     assert _judge(volume_facts("a"), volume_facts("b")) == []
+
+
+def test_a_builder_may_require_a_volume_of_libraries_by_its_name(
+    volume_facts: MakeVolume,
+) -> None:
+    """As it is mounted or as it was built; a control file requires extensions only."""
+    described = Metadata(requires=("gdal",))
+    needing = volume_facts("postgis", None, metadata=described)
+    mounted = volume_facts("gdal", None)
+    built = volume_facts("libraries", None, metadata=Metadata(provenance=(("name", "gdal"),)))
+
+    assert _judge(needing, mounted) == []
+    assert _judge(needing, built) == []
+    assert [code for _, code, _ in _judge(needing)] == ["EXT015"]
+    assert _judge(needing, quarantined=mounted)[0][2] == (
+        'volume "postgis" requires "gdal", which only the quarantined volume "gdal" provides'
+    )
+    control = _control("raster", "requires = gdal")
+    asking = volume_facts("postgis", None, controls=(control,), metadata=described)
+    assert [code for _, code, _ in _judge(asking, mounted)] == ["EXT015"]
