@@ -61,6 +61,11 @@ check: lint types imports test e2e ## all of the above, as the CI does it
 image: ## build the operand image and the pgvector volume with podman
 	docker/build
 
+# EXTENSIONS='pgvector geo' takes some of them; '--load localhost/extensions' gives them to podman.
+.PHONY: extensions
+extensions: $(READY) image ## build and test the set of extension images, into build/extensions
+	$(BIN)/python docker/extensions/build.py $(EXTENSIONS)
+
 .PHONY: bench
 bench: $(READY) ## measure, beside bare postgres on this host
 	$(BIN)/python tests/bench/run.py
