@@ -174,10 +174,24 @@ def _add_contents(command: argparse.ArgumentParser) -> Group:
         default=[],
         help="record SQL that extension test runs",
     )
+    _add_metadata(command.add_argument_group("what else its metadata says"))
     what.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[], help="a label of the image"
     )
     return what
+
+
+def _add_metadata(group: Group) -> None:
+    for name, form, text in (
+        ("--parameter", "NAME=VALUE", "a parameter of the server, of the extension's own"),
+        ("--preload-after", "LIBRARY=OTHER,…", "what must be preloaded before one of its own"),
+        ("--env", "NAME=VALUE", "a variable of the server; ${image_root} is the volume"),
+        ("--requires", "EXTENSION", "what another volume or the server must have"),
+        ("--path", "FIELD=DIRECTORY", "where it has something, such as bin_path=tools"),
+    ):
+        group.add_argument(name, metavar=form, action="append", default=[], help=text)
+    group.add_argument("--source", metavar="TEXT", default="", help="where its source is")
+    group.add_argument("--revision", metavar="TEXT", default="", help="of which commit it is")
 
 
 def _add_packages(group: Group) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from instance_manager import log
 from instance_manager.commands import terminal
 from instance_manager.commands.build_report import render
+from instance_manager.commands.metadata_arguments import metadata_of
 from instance_manager.errors import Exit, UsageError
 from instance_manager.images import debian
 from instance_manager.images.building import build
@@ -91,6 +92,7 @@ def request_of(options: argparse.Namespace) -> Request:
         base_name=options.base_name,
         beside=tuple(options.beside),
         smoke_test=tuple(map(statement, options.smoke_test)),
+        metadata=metadata_of(options),
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.commands.extension_build import image_name, pair, statement
+from instance_manager.commands.metadata_arguments import metadata_of, words_of
 from instance_manager.errors import Exit, UsageError
 from instance_manager.images import debian
 from instance_manager.images.dockerfile import Wanted, major_of, render
@@ -62,6 +63,8 @@ def _options(options: argparse.Namespace) -> Iterator[str]:
         ("--smoke-test", map(statement, options.smoke_test)),
     ):
         yield from (f"{name}={_line(name, value)}" for value in values)
+    metadata_of(options)
+    yield from (_line(word.partition("=")[0], word) for word in words_of(options))
     yield f"--name={options.name or image_name(tuple(options.package), None)}"
     if options.version_label:
         yield f"--version-label={options.version_label}"

@@ -13,7 +13,7 @@ import re
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from instance_manager.errors import DiskSpaceError, PreflightError, UsageError
 from instance_manager.extensions import control
@@ -88,9 +88,9 @@ async def _build(
     tell("laying out")
     content = _lay_out(request, base, packages, beside, work)
     tell("judging")
-    findings = _judge(content, base)
     epoch = request.epoch if request.epoch is not None else _newest(request, packages)
     facts = _describe(content, request, base, epoch)
+    findings = _judge(content, base)
     errors = [each for each in findings if each.severity is Severity.ERROR]
     if errors and not request.force:
         told = "\n  ".join(f"{each.code} {each.message}: {each.hint}" for each in errors)
@@ -289,10 +289,11 @@ def _describe(content: _Content, request: Request, base: Base, epoch: int) -> de
         system=base.system,
         created=oci.timestamp(epoch),
         extensions=versions,
-        requires=tuple(sorted(volume.ledger.requires)),
+        requires=tuple(sorted(volume.ledger.requires | set(_given_requires(request)))),
         environment=volume.ledger.environment,
         preload=request.preload,
         smoke_test=request.smoke_test,
+        given=request.metadata,
     )
     volume.write(METADATA, describing.metadata(facts))
     givers = {origin.package for origin in origins.values()}
@@ -305,6 +306,10 @@ def _describe(content: _Content, request: Request, base: Base, epoch: int) -> de
     files = _hashed_files(volume)
     volume.write(describing.SBOM, describing.bill(facts, packages, files, origins))
     return facts
+
+
+def _given_requires(request: Request) -> list[str]:
+    return cast("list[str]", request.metadata.get("requires", []))
 
 
 def _version(packages: Sequence[Package], versions: dict[str, str]) -> str:

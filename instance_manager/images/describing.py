@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from instance_manager import __version__
 from instance_manager.images.debian import package_url
@@ -49,10 +50,14 @@ class Facts(NamedTuple):
     environment: Mapping[str, str]
     preload: tuple[str, ...]
     smoke_test: tuple[str, ...] = ()
+    given: Mapping[str, object] = MappingProxyType({})
+    """Further fields of the metadata: they win, and variables go together with what is found."""
 
 
 def metadata(facts: Facts) -> bytes:
     """Return ``share/instance-manager/extension.json``."""
+    given = cast("list[dict[str, str]]", facts.given.get("env", []))
+    environment = {**facts.environment, **{each["name"]: each["value"] for each in given}}
     document: dict[str, object] = {
         "name": facts.name,
         "version": facts.version,
@@ -60,12 +65,11 @@ def metadata(facts: Facts) -> bytes:
         "base": f"{facts.base}@{facts.base_digest}" if facts.base_digest else facts.base,
         "source": f"instance-manager {__version__}",
         "extensions": dict(sorted(facts.extensions.items())),
+        **facts.given,
         "requires": list(facts.requires),
         "shared_preload_libraries": list(facts.preload),
         "smoke_test": list(facts.smoke_test),
-        "env": [
-            {"name": name, "value": value} for name, value in sorted(facts.environment.items())
-        ],
+        "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
     }
     return _encoded({key: value for key, value in document.items() if value})
 
@@ -79,6 +83,8 @@ def labels(facts: Facts, more: Sequence[tuple[str, str]]) -> dict[str, str]:
         "org.opencontainers.image.description": f"{names} for PostgreSQL {facts.major}",
         "org.opencontainers.image.version": facts.version,
         "org.opencontainers.image.created": facts.created,
+        "org.opencontainers.image.source": str(facts.given.get("source", "")),
+        "org.opencontainers.image.revision": str(facts.given.get("revision", "")),
         "org.opencontainers.image.base.name": "scratch",
         "io.cloudnativepg.image.base.name": facts.base,
         "io.cloudnativepg.image.base.pgmajor": str(facts.major),

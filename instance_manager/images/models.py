@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from instance_manager.extensions.models import Finding  # noqa: TC001 - pydantic reads annotations
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -65,6 +66,8 @@ class Request:
     """Other volumes, as ``extension test`` takes them: what they offer is not brought."""
     smoke_test: tuple[str, ...] = ()
     """SQL for the metadata, that only a smoke test runs."""
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Further fields of the metadata, which win over what the build finds."""
 
 
 class Role(StrEnum):

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from instance_manager.extensions.metadata import parse
+from instance_manager.extensions.metadata import Metadata, parse
 from tests.support.made_objects import make_object
 from tests.support.manager import until
 from tests.support.package_repository import (
@@ -193,7 +193,8 @@ def test_what_a_script_loads_is_found_in_a_volume(site: Site) -> None:
 
 def test_the_metadata_is_what_the_manager_reads(site: Site) -> None:
     """Without a problem, and with what was asked for."""
-    site.built(f"--package={THING}", "--preload=thing")
+    # The made library is no module that could be preloaded.
+    site.built(f"--package={THING}", "--preload=thing", "--force")
 
     file = site.results / "thing/share/instance-manager/extension.json"
     parsed = parse(file.read_bytes())
@@ -518,6 +519,13 @@ def test_a_result_can_be_replaced(site: Site) -> None:
         (("--package=p-1", "--output=x", "--name=Bad"), "name a volume"),
         (("--package=p-1", "--output=/nowhere/x"), "no directory /nowhere"),
         (("--package=p-1", "--output=x", "--label=nothing"), "KEY=VALUE"),
+        (("--package=p-1", "--output=x", "--parameter=nothing"), "NAME=VALUE"),
+        (("--package=p-1", "--output=x", "--env=A=1", "--env=A=2"), "given twice"),
+        (("--package=p-1", "--output=x", "--preload-after=a"), "LIBRARY=OTHER"),
+        (("--package=p-1", "--output=x", "--path=bin_path=../x"), "within the volume"),
+        (("--package=p-1", "--output=x", "--path=lib=x"), "fields are"),
+        (("--package=p-1", "--output=x", "--revision=a\nb"), "short text"),
+        (("--package=p-1", "--output=x", "--parameter=a.b=\n"), "printable"),
         (("--package=p-1", "--output=x", "--base=./gone"), "cannot use base './gone'"),
     ],
 )
@@ -608,3 +616,62 @@ def test_a_volume_beside_may_be_an_image_and_counts_as_it_is(site: Site) -> None
     )
     assert refused.returncode == 3
     assert "needs libgone.so.1" in refused.stderr
+
+
+def test_every_field_of_the_metadata_has_an_option(site: Site) -> None:
+    """The manager reads each as it was given, and labels tell the source."""
+    layout = site.results / "layout"
+    given = (
+        *(
+            "--force",
+            "--preload=thing",
+            "--parameter=thing.size=1 MB",
+            "--preload-after=thing=first,second",
+        ),
+        *("--env=THING_HOME=${image_root}/share", "--requires=more", "--path=bin_path=bin"),
+        *("--path=ld_library_path=system", "--path=ld_library_path=lib", "--smoke-test=SELECT 1"),
+        *("--source=https://example.org/thing", "--revision=0123abc"),
+        *("--path=extension_control_path=share", "--path=dynamic_library_path=lib"),
+    )
+    summary = site.built(f"--package={THING}", *given)
+    site.run(f"--package={THING}", *given, "--name=thing", f"--output={layout}").check_returncode()
+
+    described = site.results / "thing/share/instance-manager/extension.json"
+    parsed = parse(described.read_bytes())
+    metadata = parsed.metadata
+    labels = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+    manifest = (layout / "blobs/sha256" / labels.removeprefix("sha256:")).read_text()
+    assert parsed.problems == ()
+    assert metadata._replace(provenance=()) == Metadata(
+        extension_control_path=("share",),
+        dynamic_library_path=("lib",),
+        ld_library_path=("system", "lib"),
+        bin_path=("bin",),
+        env=(("THING_HOME", "${image_root}/share"),),
+        shared_preload_libraries=("thing",),
+        postgresql_parameters=(("thing.size", "1 MB"),),
+        requires=("more", "other"),
+        preload_after=(("thing", ("first", "second")),),
+        smoke_test=("SELECT 1",),
+    )
+    assert summary["requires"] == ["more", "other"]
+    assert dict(metadata.provenance).keys() == {
+        "name",
+        "version",
+        "source",
+        "revision",
+        "created",
+        "base",
+    }
+    assert '"org.opencontainers.image.source":"https://example.org/thing"' in manifest
+    assert '"org.opencontainers.image.revision":"0123abc"' in manifest
+
+
+def test_a_library_to_be_preloaded_must_be_there(site: Site) -> None:
+    """What the metadata say is judged with the rest, before anything is written."""
+    refused = site.run(
+        f"--package={THING}", "--name=thing", f"--output={site.results / 'x'}", "--preload=thign"
+    )
+
+    assert (refused.returncode, site.left()) == (3, [])
+    assert 'asks for library "thign"' in refused.stderr
