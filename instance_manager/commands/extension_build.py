@@ -36,8 +36,10 @@ _EPOCH: Final = "SOURCE_DATE_EPOCH"
 def run(options: argparse.Namespace) -> int:
     """Build the image, print what came of it, and return the exit code."""
     request = request_of(options)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What nohup(1) has ignored stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     with log.beside_an_answer():
         summary = asyncio.run(_build(request))
     if options.format == "json":

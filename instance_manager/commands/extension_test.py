@@ -18,6 +18,7 @@ from instance_manager import log
 from instance_manager.commands import loading, terminal
 from instance_manager.commands.test_report import render
 from instance_manager.errors import Exit, UsageError
+from instance_manager.smoke.keeping import keeping
 from instance_manager.smoke.models import Request, Verdict
 from instance_manager.smoke.testing import test_images
 from instance_manager.supervision.children import Children
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import argparse
     from types import FrameType
 
+    from instance_manager.smoke.keeping import Keeper
     from instance_manager.smoke.models import Result
 
 _READABLE: Final = 0o022
@@ -34,12 +36,14 @@ _READABLE: Final = 0o022
 def run(options: argparse.Namespace) -> int:
     """Test the images, print what came of it, and return the verdict."""
     request = request_of(options)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What nohup(1) has ignored stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     # Another account is to read what is unpacked.
     os.umask(_READABLE)
-    with log.beside_an_answer():
-        results = asyncio.run(_test(request))
+    with log.beside_an_answer(), keeping() as keeper:
+        results = asyncio.run(_test(request, keeper))
     if options.output == "json":
         print(json.dumps({"items": [one.model_dump(mode="json") for one in results]}, indent=2))
     else:
@@ -89,9 +93,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-async def _test(request: Request) -> tuple[Result, ...]:
+async def _test(request: Request, keeper: Keeper) -> tuple[Result, ...]:
     with Children() as children:
-        return await test_images(children, request, _tell)
+        return await test_images(children, request, keeper, _tell)
 
 
 def _tell(doing: str) -> None:

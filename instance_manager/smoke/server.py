@@ -25,12 +25,14 @@ from instance_manager.errors import UsageError
 from instance_manager.health.snapshot import Target
 from instance_manager.postgres import account
 from instance_manager.postgres.connection import Answer, ask
+from instance_manager.smoke.keeping import CONFIG, DATA
 from instance_manager.supervision.states import Phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
 
     from instance_manager.extensions.models import ExtensionsReport
+    from instance_manager.smoke.keeping import Keeper
     from instance_manager.smoke.models import Request
     from instance_manager.supervision.children import Child, Children
 
@@ -174,7 +176,7 @@ async def running(
     output = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         isolated = ("-I",) if sys.flags.isolated else ()
-        config = place.root / "config.yaml"
+        config = place.root / CONFIG
         child = children.spawn(
             "manager",
             (sys.executable, *isolated, "-m", "instance_manager", "--config", config, "run"),
@@ -191,7 +193,7 @@ async def running(
 
 
 @contextmanager
-def make_place(request: Request) -> Generator[Place]:
+def make_place(request: Request, keeper: Keeper) -> Generator[Place]:
     """Yield a directory that belongs to whom the server runs as.
 
     Raises:
@@ -201,26 +203,32 @@ def make_place(request: Request) -> Generator[Place]:
     owner = account.find(request.run_as) if os.geteuid() == 0 else None
     root = Path(tempfile.mkdtemp(prefix="im-"))
     try:
-        place = Place(root)
-        if len(os.fsencode(place.control)) > _SOCKET_LIMIT:
-            raise UsageError(
-                f"cannot make a socket in {str(root)!r}: the path is too long",
-                hint="set TMPDIR to a directory with a short path, such as /tmp",
-            )
-        place.control.parent.mkdir()
-        (root / "extensions").mkdir()
-        if owner is not None:
-            closed = account.unreachable(owner, [root])
-            if closed:
-                raise UsageError(
-                    f"cannot run a server as {owner}: it can't get through {closed[0]}",
-                    hint="set TMPDIR to a directory that everybody may enter, such as /tmp",
-                )
-            for directory in (root, place.control.parent):
-                os.chown(directory, owner.uid, owner.gid)
-        yield place
+        with keeper.keeps(root):
+            yield _prepared(root, owner)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _prepared(root: Path, owner: account.Account | None) -> Place:
+    """Return a directory that the account can use."""
+    place = Place(root)
+    if len(os.fsencode(place.control)) > _SOCKET_LIMIT:
+        raise UsageError(
+            f"cannot make a socket in {str(root)!r}: the path is too long",
+            hint="set TMPDIR to a directory with a short path, such as /tmp",
+        )
+    place.control.parent.mkdir()
+    (root / "extensions").mkdir()
+    if owner is not None:
+        closed = account.unreachable(owner, [root])
+        if closed:
+            raise UsageError(
+                f"cannot run a server as {owner}: it can't get through {closed[0]}",
+                hint="set TMPDIR to a directory that everybody may enter, such as /tmp",
+            )
+        for directory in (root, place.control.parent):
+            os.chown(directory, owner.uid, owner.gid)
+    return place
 
 
 def _write(place: Place, volumes: Mapping[str, Path], request: Request) -> None:
@@ -237,14 +245,14 @@ def _write(place: Place, volumes: Mapping[str, Path], request: Request) -> None:
                 hint="move the volume to where everybody may enter, or test as that user",
             )
     # JSON is YAML, too.
-    config = place.root / "config.yaml"
+    config = place.root / CONFIG
     config.write_text(json.dumps(_settings(place, list(volumes), request)), encoding="utf-8")
     config.chmod(0o644)
 
 
 def _settings(place: Place, volumes: list[str], request: Request) -> dict[str, object]:
     postgres: dict[str, object] = {
-        "data_directory": str(place.root / "data"),
+        "data_directory": str(place.root / DATA),
         "socket_directory": str(place.control.parent),
         "listen_addresses": "",
         "port": _PORT,

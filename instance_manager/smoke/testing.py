@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from instance_manager.extensions.models import ExtensionsReport, Finding
+    from instance_manager.smoke.keeping import Keeper
     from instance_manager.smoke.models import Request
     from instance_manager.smoke.server import Place, Server
     from instance_manager.supervision.children import Children
@@ -31,7 +32,7 @@ _OF_THE_MOUNT: Final = frozenset({Code.NOT_A_MOUNT, Code.WRITABLE})
 
 
 async def test_images(
-    children: Children, request: Request, tell: Callable[[str], None]
+    children: Children, request: Request, keeper: Keeper, tell: Callable[[str], None]
 ) -> tuple[Result, ...]:
     """Test each image by itself.
 
@@ -39,13 +40,19 @@ async def test_images(
         UsageError: there is no such image, or it can't be read.
         SettingsError: there is no account that the server could run as.
     """
-    return tuple([await _test_one(children, source, request, tell) for source in request.sources])
+    return tuple(
+        [await _test_one(children, source, request, keeper, tell) for source in request.sources]
+    )
 
 
 async def _test_one(
-    children: Children, source: str, request: Request, tell: Callable[[str], None]
+    children: Children,
+    source: str,
+    request: Request,
+    keeper: Keeper,
+    tell: Callable[[str], None],
 ) -> Result:
-    with make_place(request) as place:
+    with make_place(request, keeper) as place:
         tell(f"unpacking {source}")
         root, name = await take(children, source, place.root / "image")
         volumes = {name: root}

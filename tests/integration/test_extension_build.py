@@ -670,8 +670,8 @@ def test_every_field_of_the_metadata_has_an_option(site: Site) -> None:
 def test_a_library_to_be_preloaded_must_be_there(site: Site) -> None:
     """What the metadata say is judged with the rest, before anything is written."""
     refused = site.run(
-        f"--package={THING}", "--name=thing", f"--output={site.results / 'x'}", "--preload=thign"
+        f"--package={THING}", "--name=thing", f"--output={site.results / 'x'}", "--preload=nowhere"
     )
 
     assert (refused.returncode, site.left()) == (3, [])
-    assert 'asks for library "thign"' in refused.stderr
+    assert 'asks for library "nowhere"' in refused.stderr

@@ -276,7 +276,7 @@ def test_what_cannot_be_asked_for_ends_with_2(
     assert said in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_test_leaves_nothing(site: Site, number: signal.Signals) -> None:
     """Neither files nor a server."""
     write(site.root, "slow", {"1.0": "SELECT pg_sleep(3600);"})
@@ -292,8 +292,32 @@ def test_an_interrupted_test_leaves_nothing(site: Site, number: signal.Signals) 
 
     assert process.returncode == 130, errors
     assert list(site.scratch.iterdir()) == []
-    running = (entry / "cmdline" for entry in Path("/proc").glob("[0-9]*"))
-    assert not [each for each in running if str(site.root).encode() in read(each)]
+    assert running(site) == []
+
+
+@pytest.mark.parametrize("has_manager", [True, False])
+def test_a_killed_test_leaves_nothing(site: Site, has_manager: bool) -> None:
+    """Its files go, and its manager and server end soon after it, even if both were killed."""
+    write(site.root, "slow", {"1.0": "SELECT pg_sleep(3600);"})
+    with subprocess.Popen(
+        site.command(site.root / "made-up"), env=site.environment, stdout=subprocess.PIPE
+    ) as process:
+        until(lambda: list(site.scratch.glob("im-*/run/.s.PGSQL.5432")), "the server is there")
+        managers = [pid for pid, said in running(site) if b"config.yaml" in said]
+        process.kill()
+        for pid in () if has_manager else managers:
+            os.kill(pid, signal.SIGKILL)
+        # Nobody holds its output open for longer.
+        process.communicate(timeout=5)
+
+    until(lambda: not running(site), "all of it has ended")
+    until(lambda: not list(site.scratch.iterdir()), "its files are gone")
+
+
+def running(site: Site) -> list[tuple[int, bytes]]:
+    """Return the processes that work in the directories of tests, and their command lines."""
+    found = ((int(entry.name), read(entry / "cmdline")) for entry in Path("/proc").glob("[0-9]*"))
+    return [one for one in found if str(site.scratch).encode() in one[1]]
 
 
 def read(place: Path) -> bytes:
