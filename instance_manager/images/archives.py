@@ -5,22 +5,25 @@ An archive is whatever somebody was sent: nothing in it may write outside of its
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import tarfile
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from instance_manager.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # What a build looks at, of all that an image has.
 _WANTED: Final = re.compile(
     r"(?:etc/(?:apt|ld\.so|os-release|alternatives)|lib(?:64)?(?:/|$)|usr/lib|usr/local/lib"
     r"|usr/share/(?:postgresql|keyrings|proj|gdal|tcltk|doc)|var/lib/dpkg/(?:status|arch)).*"
 )
+_ITS_OWN_FAULT: Final = frozenset(
+    {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
+)
+_SHOWN: Final = 200
 
 
 def unpack_root(archive: Path, root: Path) -> None:
@@ -45,18 +48,37 @@ def unpack_root(archive: Path, root: Path) -> None:
 
 
 def put(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: Path) -> None:
-    """Write one member of an archive to *place*, where that is below *root* and stays so."""
-    parent = place.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    # An earlier link must not lead this one away.
-    if not f"{os.path.realpath(parent)}/".startswith(f"{os.path.realpath(root)}/"):
-        return
+    """Write one member of an archive to *place*, where that is below *root* and stays so.
+
+    Raises:
+        tarfile.ExtractError: it can't stand where earlier ones are, or its name is too long.
+    """
+    try:
+        parent = inside(place.parent, root)
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+            _put(files, member, parent / place.name, root)
+    except OSError as error:
+        if error.errno not in _ITS_OWN_FAULT:
+            raise
+        raise tarfile.ExtractError(f"{member.name[:_SHOWN]!r}: {error.strerror}") from error
+
+
+def inside(place: Path, root: Path) -> Path | None:
+    """Return where a path leads, links followed; None where that is not below *root*."""
+    real, top = os.path.realpath(place), os.path.realpath(root)
+    return Path(real) if f"{real}/".startswith(f"{top}/") else None
+
+
+def _put(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: Path) -> None:
     if member.isdir():
-        if not place.is_symlink():
-            place.mkdir(exist_ok=True)
+        if not place.is_dir() and not place.is_symlink():
+            place.unlink(missing_ok=True)
+            place.mkdir()
         return
-    if place.is_symlink() or place.is_file():
-        place.unlink()
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
     _write(files, member, place, root)
 
 
@@ -65,8 +87,9 @@ def _write(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: P
         place.symlink_to(member.linkname)
     elif member.islnk():
         first = root / os.path.normpath(member.linkname).lstrip("/")
-        if ".." not in member.linkname.split("/") and first.is_file() and not first.is_symlink():
-            os.link(first, place)
-    elif member.isfile() and (content := files.extractfile(member)) is not None:
+        real = inside(first.parent, root)
+        if real is not None and (real / first.name).is_file() and not first.is_symlink():
+            os.link(real / first.name, place)
+    elif member.isreg() and (content := files.extractfile(member)) is not None:
         with place.open("wb") as file:
             shutil.copyfileobj(content, file)

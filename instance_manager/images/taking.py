@@ -6,18 +6,21 @@ layer may write outside of its directory. Format: opencontainers/image-spec v1.1
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import posixpath
 import re
 import shutil
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from instance_manager.errors import UsageError
+from instance_manager.errors import DiskSpaceError, UsageError
 from instance_manager.images import archives
+from instance_manager.images.layers import Budget, LayerError, entries, opened
 from instance_manager.images.tools import run_tool
 
 if TYPE_CHECKING:
@@ -28,9 +31,15 @@ _TITLE: Final = "org.opencontainers.image.title"
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
+_OF_A_LAYOUT: Final = re.compile(r"oci-layout|index\.json|blobs/sha256/[0-9a-f]{64}")
 _CHUNK: Final = 1 << 20
 _DOCUMENT_LIMIT: Final = 4 << 20
 _ALL_MAY_READ: Final = 0o755
+_MOST_LAYERS: Final = 500
+_FORMS: Final = (
+    "an OCI layout, or an archive of one: podman save --format oci-archive --output FILE IMAGE;"
+    " layers are plain, or compressed by gzip or zstd"
+)
 
 
 async def take(children: Children, name: str, work: Path) -> tuple[Path, str]:
@@ -43,10 +52,11 @@ async def take(children: Children, name: str, work: Path) -> tuple[Path, str]:
     """
     found = _found(name)
     if found is None:
-        return _unpacked(await _saved(children, name, work / "image.tar"), work, name)
+        saved = await _saved(children, name, work / "image.tar")
+        return await _unpacked(children, saved, work, name)
     if found.is_dir and not found.is_layout:
         return found.path, _name(found.path.name)
-    return _unpacked(found.path, work, name)
+    return await _unpacked(children, found.path, work, name)
 
 
 class _Found(NamedTuple):
@@ -62,15 +72,24 @@ def _found(name: str) -> _Found | None:
     return _Found(path, path.is_dir(), (path / "oci-layout").is_file())
 
 
-def _unpacked(image: Path, work: Path, name: str) -> tuple[Path, str]:
+async def _unpacked(children: Children, image: Path, work: Path, name: str) -> tuple[Path, str]:
     """Unpack a layout, or an archive of one, below *work*."""
-    work.mkdir(mode=_ALL_MAY_READ, exist_ok=True)
-    layout = image
-    if not image.is_dir():
-        layout = work / "layout"
-        _unpack_layout(image, layout, name)
-    root = work / "files"
-    title = _unpack(layout, root, name)
+    layout, root = image, _new(work / "files")
+    try:
+        if not _is_directory(image):
+            layout = _new(work / "layout")
+            await _unpack_layout(children, image, layout)
+        title = await _unpack(children, layout, root)
+    except (LayerError, tarfile.TarError) as error:
+        hint = error.hint if isinstance(error, LayerError) else ""
+        raise UsageError(f"cannot test {name!r}: {error}", hint=hint or _FORMS) from error
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise DiskSpaceError(
+            f"cannot unpack {name!r}: no space left in {work}",
+            hint="set TMPDIR to a directory with more",
+        ) from error
     shutil.rmtree(work / "layout", ignore_errors=True)
     return root, _name(title or Path(name).name.partition(":")[0].removesuffix(".tar"))
 
@@ -98,46 +117,48 @@ async def _saved(children: Children, name: str, archive: Path) -> Path:
     return archive
 
 
-def _unpack_layout(archive: Path, layout: Path, name: str) -> None:
-    layout.mkdir()
-    try:
-        with tarfile.open(archive, "r|*") as files:
-            for member in files:
-                place = os.path.normpath(member.name)
-                if member.isfile() and re.fullmatch(
-                    r"oci-layout|index\.json|blobs/sha256/[0-9a-f]{64}", place
-                ):
-                    archives.put(files, member, layout / place, layout)
-    except (tarfile.TarError, EOFError) as error:
-        raise UsageError(f"cannot test {name!r}: it is no archive: {error}") from error
-    if not (layout / "index.json").is_file():
-        raise UsageError(
-            f"cannot test {name!r}: it is no archive of an OCI layout",
-            hint="podman save --format oci-archive --output FILE IMAGE writes one",
-        )
+def _new(directory: Path) -> Path:
+    directory.parent.mkdir(mode=_ALL_MAY_READ, exist_ok=True)
+    directory.mkdir(mode=_ALL_MAY_READ)
+    return directory
 
 
-def _unpack(layout: Path, root: Path, name: str) -> str:
+def _is_directory(path: Path) -> bool:
+    return path.is_dir()
+
+
+async def _unpack_layout(children: Children, archive: Path, layout: Path) -> None:
+    budget = Budget()
+    async with opened(children, archive, budget) as files:
+        for member in entries(files, budget):
+            name = posixpath.normpath(member.name)
+            if member.isreg() and _OF_A_LAYOUT.fullmatch(name):
+                archives.put(files, member, layout / name, layout)
+
+
+async def _unpack(children: Children, layout: Path, root: Path) -> str:
     """Unpack the layers of the image for this machine; return the image's title."""
-    root.mkdir(mode=_ALL_MAY_READ)
     try:
-        manifest = _manifest(layout)
-        layers = [_blob(layout, one) for one in manifest["layers"]]
-        title = manifest.get("annotations", {}).get(_TITLE) or _label(layout, manifest)
-        for layer in layers:
-            with tarfile.open(layer, "r|*") as files:
-                for member in files:
-                    _put(files, member, root)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UsageError(f"cannot test {name!r}: it is no whole OCI layout: {error}") from error
-    except (tarfile.TarError, EOFError) as error:
-        raise UsageError(
-            f"cannot test {name!r}: a layer can't be unpacked: {error}",
-            hint="layers may be plain or compressed by gzip",
-        ) from error
-    return title if isinstance(title, str) else ""
+        layers, title = _contents(layout)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LayerError(f"it is no whole OCI layout: {error}") from error
+    budget = Budget()
+    for layer in layers:
+        async with opened(children, layer, budget) as files:
+            for member in entries(files, budget):
+                _put(files, member, root)
+    return title
+
+
+def _contents(layout: Path) -> tuple[list[Path], str]:
+    """Return the layers of the image for this machine, and its title."""
+    manifest = _manifest(layout)
+    descriptors = manifest["layers"]
+    if len(descriptors) > _MOST_LAYERS:
+        raise ValueError(f"it has more than {_MOST_LAYERS} layers")
+    title = manifest.get("annotations", {}).get(_TITLE) or _label(layout, manifest)
+    layers = [_blob(layout, one) for one in descriptors]
+    return layers, title if isinstance(title, str) else ""
 
 
 def _manifest(layout: Path) -> dict[str, Any]:
@@ -168,19 +189,24 @@ def _blob(layout: Path, descriptor: dict[str, Any]) -> Path:
     if found is None:
         raise ValueError(f"digest {descriptor['digest']!r} is none of SHA-256")
     place = layout / "blobs" / "sha256" / found[1]
+    if not place.is_file():
+        raise ValueError(f"it lacks {descriptor['digest']}")
     digest = hashlib.sha256()
-    try:
-        with place.open("rb") as file:
-            while part := file.read(_CHUNK):
-                digest.update(part)
-    except FileNotFoundError:
-        raise ValueError(f"it lacks {descriptor['digest']}") from None
-    if digest.hexdigest() != found[1]:
+    with place.open("rb") as file:
+        while part := file.read(_CHUNK):
+            digest.update(part)
+    if digest.hexdigest() != found[1] or descriptor.get("size", _size(place)) != _size(place):
         raise ValueError(f"{descriptor['digest']} is damaged")
     return place
 
 
+def _size(place: Path) -> int:
+    return place.stat().st_size
+
+
 def _document(place: Path) -> dict[str, Any]:
+    if not place.is_file():
+        raise ValueError(f"it has no {place.name}")
     with place.open("rb") as file:
         document: object = json.loads(file.read(_DOCUMENT_LIMIT))
     if not isinstance(document, dict):
@@ -190,7 +216,7 @@ def _document(place: Path) -> dict[str, Any]:
 
 def _put(files: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
     name = os.path.normpath(member.name).lstrip("/")
-    if name in {"", "."} or ".." in name.split("/"):
+    if name in {"", "."} or ".." in name.split("/") or "\0" in name + member.linkname:
         return
     place = root / name
     if place.name.startswith(_WHITEOUT):
@@ -203,13 +229,11 @@ def _put(files: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
 
 def _take_away(whiteout: Path, root: Path) -> None:
     """Remove what a later layer says is gone."""
-    parent = whiteout.parent
-    inside = f"{os.path.realpath(parent)}/".startswith(f"{os.path.realpath(root)}/")
-    if not inside or not parent.is_dir():
+    parent = archives.inside(whiteout.parent, root)
+    hidden = whiteout.name[len(_WHITEOUT) :]
+    if parent is None or not parent.is_dir() or hidden in {"", ".", ".."}:
         return
-    is_opaque = whiteout.name == _OPAQUE
-    gone = [*parent.iterdir()] if is_opaque else [parent / whiteout.name[len(_WHITEOUT) :]]
-    for place in gone:
+    for place in [*parent.iterdir()] if whiteout.name == _OPAQUE else [parent / hidden]:
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
         else:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import io
 import json
+import os
 import platform
+import shutil
+import sys
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from instance_manager.errors import UsageError
+from instance_manager.images import layers
 from instance_manager.images.taking import take
 from instance_manager.supervision.children import Children
 
 MINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+BLOCK = 128 << 10
+needs_zstd = pytest.mark.skipif(
+    sys.version_info < (3, 14) and not shutil.which("zstd"), reason="there is no zstd here"
+)
 Member = tuple[str, str | None, str]
 """A name, where a link leads or None, and the content."""
 
@@ -65,10 +74,39 @@ def index(layout: Path, *images: Mapping[str, Any]) -> Path:
 
 def taken(layout: Path, work: Path) -> tuple[dict[str, str], str]:
     """Return the files that are there in the end, and the name of the volume."""
-    # No program is run for a layout.
-    root, name = asyncio.run(take(cast("Children", None), str(layout), work))
+
+    async def take_it() -> tuple[Path, str]:
+        with Children() as children:
+            return await take(children, str(layout), work)
+
+    root, name = asyncio.run(take_it())
     files = (each for each in root.rglob("*") if each.is_file())
     return {str(each.relative_to(root)): each.read_text() for each in files}, name
+
+
+def taken_of(tmp_path: Path, *layers: bytes) -> dict[str, str]:
+    """Return the files of an image of these layers."""
+    layout = tmp_path / "layout"
+    layout.mkdir()
+    return taken(index(layout, image(layout, layers)), tmp_path / "work")[0]
+
+
+def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, link: str = "") -> bytes:
+    """Return the header of a file in an archive."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, size, link
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def zstd(content: bytes, *, repeated: int = 0) -> bytes:
+    """Return a frame of zstd (RFC 8878): *content* as it is, then blocks of 128 KiB of zeros."""
+    raw = [content[at : at + BLOCK] for at in range(0, len(content), BLOCK)]
+    blocks = [((len(each) << 3).to_bytes(3, "little"), each) for each in raw]
+    blocks += [((BLOCK << 3 | 2).to_bytes(3, "little"), b"\0")] * repeated
+    size = (len(content) + repeated * BLOCK).to_bytes(8, "little")
+    end = b"\x01\0\0"
+    # A window of 128 KiB, and the size of the content.
+    return b"".join((b"\x28\xb5\x2f\xfd\xc0\x38", size, *map(b"".join, blocks), end))
 
 
 def test_later_layers_change_and_take_away(tmp_path: Path) -> None:
@@ -133,3 +171,176 @@ def test_what_is_no_layout_is_refused(tmp_path: Path, content: bytes) -> None:
 
     with pytest.raises(UsageError, match="no whole OCI layout"):
         taken(tmp_path, tmp_path / "work")
+
+
+@needs_zstd
+def test_layers_of_zstd_are_taken(tmp_path: Path) -> None:
+    """By Python's own module where it has one, else by the program."""
+    plain = gzip.decompress(layer(("lib/a", None, "1" * 300_000)))
+
+    assert taken_of(tmp_path, zstd(plain)) == {"lib/a": "1" * 300_000}
+
+
+def test_without_zstd_it_is_said_what_would_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both the module and the program are named."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    # None in the place of a module is how Python remembers that there is none.
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+
+    with pytest.raises(UsageError, match=r"compression\.zstd \(3\.14\) nor the program zstd"):
+        taken_of(tmp_path, zstd(b""))
+
+
+@needs_zstd
+@pytest.mark.parametrize("cut", [20, 1000])
+def test_a_layer_of_zstd_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
+    """Wherever it ends."""
+    whole = zstd(gzip.decompress(layer(("lib/a", None, "1" * 3000))))
+
+    with pytest.raises(UsageError, match="cannot test"):
+        taken_of(tmp_path, whole[:cut])
+
+
+def compressed_by_gzip(content: bytes) -> bytes:
+    return gzip.compress(content + bytes(2 << 20))
+
+
+def compressed_by_zstd(content: bytes) -> bytes:
+    return zstd(content, repeated=16)
+
+
+@pytest.mark.parametrize(
+    "compress", [compressed_by_gzip, pytest.param(compressed_by_zstd, marks=needs_zstd)]
+)
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (header("a", size=2 << 20), "more than 1 MiB"),
+        (header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 2 << 20), "header without end"),
+        (b"".join(header(str(number)) for number in range(30)), "more than 20 files"),
+        (header("/".join("a" * 40) + "/x"), ""),
+    ],
+)
+def test_what_a_layer_may_hold_is_bounded(
+    tmp_path: Path, start: bytes, said: str, compress: Callable[[bytes], bytes]
+) -> None:
+    """Bytes, files, and the length of names, while it is read."""
+    place = tmp_path / "layer"
+    place.write_bytes(compress(start))
+
+    async def read() -> list[str]:
+        budget = layers.Budget(size=1 << 20, entries=20)
+        with Children() as children:
+            async with layers.opened(children, place, budget) as archive:
+                return [member.name for member in layers.entries(archive, budget)]
+
+    if said:
+        with pytest.raises(layers.LayerError, match=said):
+            asyncio.run(read())
+    else:
+        assert len(asyncio.run(read())) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (header("a", size=1 << 40), "it holds more than"),
+        (header("a/" * 70 + "b"), "more than 64 parts"),
+        (header("hole", tarfile.GNUTYPE_SPARSE, 512), "holes"),
+        (b"\0" * 100, "truncated"),
+        (b"PK\3\4" + b"x" * 2000, "cannot test"),
+        (b"\xfd7zXZ\0" + b"x" * 2000, "gzip or zstd"),
+        (b"", "empty"),
+    ],
+)
+def test_a_layer_that_is_none_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    """Before anything of it is on the disk, with what may stand there."""
+    with pytest.raises(UsageError) as refused:
+        taken_of(tmp_path, content)
+
+    assert said in f"{refused.value} {refused.value.hint}"
+    assert not [each for each in (tmp_path / "work/files").rglob("*") if each.is_file()]
+
+
+def test_links_and_odd_files_stay_inside(tmp_path: Path) -> None:
+    """No directory is made through a link, no file of the host linked, no device made."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    odd = b"".join(
+        (
+            header("away", tarfile.SYMTYPE, link=str(outside)),
+            header("up", tarfile.SYMTYPE, link="../.."),
+            header("away/deep/er/file"),
+            header("up/deep/file"),
+            header("stolen", tarfile.LNKTYPE, link="away/secret"),
+            header("stolen2", tarfile.LNKTYPE, link=str(outside / "secret")),
+            header("stolen3", tarfile.LNKTYPE, link="../../outside/secret"),
+            header("null", tarfile.CHRTYPE),
+            header("pipe", tarfile.FIFOTYPE),
+            *(header(name) for name in (".wh.", ".wh..", ".wh...", "lib/.wh...", ".wh.a/b")),
+            header("kept"),
+        )
+    )
+    files = taken_of(tmp_path, odd + bytes(1024))
+
+    assert files == {"kept": "", ".wh.a/b": ""}
+    assert os.listdir(outside) == ["secret"]  # noqa: PTH208 - names are what is wanted
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["layout", "outside", "work"]
+    assert not (tmp_path / "work/files/null").exists()
+
+
+def test_the_last_of_several_counts(tmp_path: Path) -> None:
+    """Whatever stood there before: a file for a directory, and the other way round."""
+    changes = b"".join(
+        (
+            header("twice"),
+            header("twice", size=1) + b"2" + bytes(511),
+            header("was-file"),
+            header("was-file", tarfile.DIRTYPE),
+            header("was-file/a"),
+            header("was-directory/a"),
+            header("was-directory"),
+            header("loop", tarfile.SYMTYPE, link="loop"),
+            header("loop"),
+        )
+    )
+
+    assert taken_of(tmp_path, changes + bytes(1024)) == {
+        "twice": "2",
+        "was-file/a": "",
+        "was-directory": "",
+        "loop": "",
+    }
+
+
+def test_what_can_not_be_made_is_told(tmp_path: Path) -> None:
+    """A name that no file system takes, or a file below a file, ends it with a sentence."""
+    for number, name in enumerate(("x" * 300, "file/below")):
+        place = tmp_path / str(number)
+        place.mkdir()
+        with pytest.raises(UsageError, match="cannot test"):
+            taken_of(place, header("file") + header(name) + bytes(1024))
+
+
+def test_an_index_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    """So is one that is a pipe, which nobody would ever write to."""
+    index(tmp_path)
+    (tmp_path / "index.json").write_bytes(b"[" * 200_000)
+    with pytest.raises(UsageError, match="no whole OCI layout"):
+        taken(tmp_path, tmp_path / "work")
+    (tmp_path / "index.json").unlink()
+    os.mkfifo(tmp_path / "index.json")
+    with pytest.raises(UsageError, match="it has no index"):
+        taken(tmp_path, tmp_path / "other")
+
+
+def test_a_blob_of_another_size_is_damaged(tmp_path: Path) -> None:
+    """Also where the digest is right."""
+    layout = tmp_path / "layout"
+    layout.mkdir()
+    described = image(layout, [layer(("a", None, ""))])
+    with pytest.raises(UsageError, match="is damaged"):
+        taken(index(layout, {**described, "size": 1}), tmp_path / "work")
