@@ -8,6 +8,7 @@ READY := .venv/ready
 RUNTIME_LOCK := requirements.lock
 DEVELOPMENT_LOCK := requirements-dev.lock
 BUILD_LOCK := docker/operand/requirements-build.lock
+BUNDLE_LOCK := docker/manager/requirements-build.lock
 UV_VERSION := 0.13.9
 
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
@@ -83,6 +84,7 @@ lock: ## make the lock files anew with the newest versions
 	$(compile) pyproject.toml --extra embedded --extra dev --constraint $(RUNTIME_LOCK) --output-file $(DEVELOPMENT_LOCK)
 	python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	  | $(compile) - --constraint $(DEVELOPMENT_LOCK) --output-file $(BUILD_LOCK)
+	$(compile) $(BUNDLE_LOCK:.lock=.in) --constraint $(DEVELOPMENT_LOCK) --output-file $(BUNDLE_LOCK)
 
 # The lock serves every Python that we support, and knows nothing of this host's indexes and wheels.
 compile = env --unset=UV_FIND_LINKS .cache/uv-$(UV_VERSION)/bin/uv pip compile --quiet --no-config --upgrade \

@@ -55,6 +55,9 @@ _EXAMPLES = {
     "openapi": """examples:
   instance-manager openapi > openapi.json
   instance-manager openapi | jq '.paths | keys'""",
+    "install": """examples:
+  instance-manager install /manager
+  instance-manager install /manager --output json""",
     "completion": """examples:
   source <(instance-manager completion bash)
   instance-manager completion bash > /etc/bash_completion.d/instance-manager
@@ -124,7 +127,7 @@ _LIFECYCLE = {
 """The commands that ask for an operation, and what they do."""
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """How a write fails where the output is a file, or a terminal that is gone."""
-_CLIENTS = frozenset({*_LIFECYCLE, "status", "events", "config"})
+_CLIENTS = frozenset({*_LIFECYCLE, "status", "events", "config", "install"})
 """What answers programs with a document in every case, an error included."""
 
 
@@ -219,6 +222,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_lifecycle(commands)
     _add_config(commands, is_whole="config" in arguments)
     _add(commands, "openapi", "print the description of the API, an OpenAPI document")
+    _add_install(commands)
     _add_completion(commands)
     return parser
 
@@ -313,6 +317,12 @@ def _add_config(commands: Commands, *, is_whole: bool) -> None:
         show = _add(inner, "show", "print each setting in force, and where it comes from")
         show.add_argument("--output", choices=("text", "json"), default="text")
         _add(inner, "schema", "print the JSON Schema of the settings file")
+
+
+def _add_install(commands: Commands) -> None:
+    command = _add(commands, "install", "copy this program to a volume, for a foreign image")
+    command.add_argument("directory", metavar="DIR", help="where the volume is mounted")
+    command.add_argument("--output", choices=("text", "json"), default="text")
 
 
 def _add_completion(commands: Commands) -> None:

@@ -11,12 +11,10 @@ import ctypes
 import os
 import socket
 import stat
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from instance_manager import handing_over
+from instance_manager import bundle, handing_over
 from instance_manager.errors import Problem, SettingsError
 from instance_manager.postgres import account, binaries, data_directory, process
 from instance_manager.settings.image_environment import SECRET_VARIABLES
@@ -24,6 +22,7 @@ from instance_manager.settings.secrets import secret_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
+    from pathlib import Path
 
     from instance_manager.postgres.account import Account
     from instance_manager.postgres.binaries import Binaries
@@ -195,7 +194,7 @@ def _reachable(me: Account, server: Path) -> list[Problem]:
     """Return what keeps the account from the server or, started by root, from this program."""
     if os.geteuid() != 0:
         return []
-    places = (server, Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib", Path(__file__))
+    places = (server, *bundle.files())
     return [
         Problem(
             "postgres.run_as",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from instance_manager import bundle
 from instance_manager.errors import Problem, SettingsError
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def naming_environment(account: Account, directory: Path) -> dict[str, str]:
 
 
 def _wrapper() -> Path | None:
-    return next((hit for place in _WRAPPER_PLACES for hit in Path("/").glob(place[1:])), None)
+    of_image = (hit for place in _WRAPPER_PLACES for hit in Path("/").glob(place[1:]))
+    return next(of_image, None) or bundle.name_wrapper()
 
 
 def _name_of(uid: int) -> str | None:

@@ -12,13 +12,13 @@ import os
 import pwd
 import shutil
 import socket
-import sys
 import tempfile
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
+from instance_manager import bundle
 from instance_manager.client import Client, ClientError, Status
 from instance_manager.databases.sessions import Sessions
 from instance_manager.errors import UsageError
@@ -175,11 +175,10 @@ async def running(
     _write(place, volumes, request)
     output = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        isolated = ("-I",) if sys.flags.isolated else ()
         config = place.root / CONFIG
         child = children.spawn(
             "manager",
-            (sys.executable, *isolated, "-m", "instance_manager", "--config", config, "run"),
+            (*bundle.command(), "--config", config, "run"),
             environment={name: os.environ[name] for name in _KEPT if name in os.environ},
             streams=(None, output, output),
         )

@@ -24,6 +24,7 @@ HELP = (
     "config",
     "config show",
     "config schema",
+    "install",
     "openapi",
     "completion",
     "status",
