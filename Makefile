@@ -38,7 +38,7 @@ e2e: $(READY) image ## build the images and run the container tests (needs podma
 .PHONY: matrix
 matrix: $(READY) image ## try real Debian packages as volumes, all of them, and write docs/compatibility.md
 	$(BIN)/python -m pytest --require-containers --matrix -p no:randomly \
-	  tests/container/test_packages.py
+	  tests/container/test_packages.py tests/container/test_built_packages.py
 
 .PHONY: lint
 lint: $(READY) ## style, formatting and spelling

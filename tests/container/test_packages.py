@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import programs
+from tests.support.built_table import kept_part
 from tests.support.manager import until
 from tests.support.package_images import PackageImages
 from tests.support.package_recipes import LOADER_SAMPLE, RECIPES
@@ -58,7 +59,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[Table]:
     table = Table()
     yield table
     if table.is_whole:
-        PAGE.write_text(table.text())
+        PAGE.write_text(table.text() + kept_part())
 
 
 def mounted(images: PackageImages, table: Table, names: Iterable[str]) -> dict[str, str]:
