@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import DataDirectoryError
+from instance_manager.extensions.offers import offers
 from instance_manager.log import get_logger
 from instance_manager.postgres import wal_directory
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from instance_manager.extensions.facts import ServerFacts
     from instance_manager.extensions.models import ExtensionsReport
     from instance_manager.postgres.data_directory import OurFiles
+    from instance_manager.settings.models import Settings
     from instance_manager.supervision.threads import Serial
 
 _log: Final = get_logger()
@@ -52,7 +54,9 @@ class InventoryFile:
     def _files(self) -> OurFiles:
         return self._where()
 
-    def completed(self, report: ExtensionsReport, server: ServerFacts) -> ExtensionsReport:
+    def completed(
+        self, report: ExtensionsReport, server: ServerFacts, settings: Settings
+    ) -> ExtensionsReport:
         """Return the report with what databases need and would not find; reads, in a thread."""
         self.is_replaying = wal_directory.comes_from_elsewhere(self._files.data_directory)
         # A standby that was promoted comes again after a crash, too.
@@ -62,7 +66,7 @@ class InventoryFile:
             return report
         from instance_manager.databases import inventory as room
 
-        found = room.findings(inventory, report, server)
+        found = room.findings(inventory, report, server, offers(settings, server))
         return report.model_copy(update={"findings": (*report.findings, *found)})
 
     def is_passed_over(self, asked: bool | None) -> bool:

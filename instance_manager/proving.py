@@ -69,7 +69,7 @@ class Prover:
         *,
         clock: Callable[[], float],
         on_warning: Callable[[str, str], object],
-        completed: Callable[[ExtensionsReport, ServerFacts], ExtensionsReport],
+        completed: Callable[[ExtensionsReport, ServerFacts, Settings], ExtensionsReport],
     ) -> None:
         self.examination: Examination | None = None
         self.trial: Finding | None = None
@@ -111,7 +111,8 @@ class Prover:
 
     async def _look_at(self, settings: Settings, server: Server) -> Look:
         turn = self._turns[settings.extensions.root]
-        found = await _within_limit(settings, turn, "discovery", partial(scan.look, settings))
+        look = partial(scan.look, settings, server=server.facts)
+        found = await _within_limit(settings, turn, "discovery", look)
         return Look(found, settings, server)
 
     async def look(self, settings: Settings, server: Server) -> ExtensionsReport:
@@ -161,7 +162,7 @@ class Prover:
         turn = self._turns[look.settings.extensions.root]
         examination, is_complete = await prove(self._tracer, look, until, turn)
         report = await in_thread(
-            "preflight", self._completed, examination.report, look.server.facts
+            "preflight", self._completed, examination.report, look.server.facts, look.settings
         )
         return examination._replace(report=report), is_complete
 

@@ -17,6 +17,7 @@ from instance_manager.databases import inventory
 from instance_manager.errors import DataDirectoryError
 from instance_manager.extensions import refusals, scan
 from instance_manager.extensions.composition import Base
+from instance_manager.extensions.offers import offers
 from instance_manager.postgres import (
     before_start,
     binaries,
@@ -82,7 +83,7 @@ def _examine(settings: Settings, extensions_root: str | None, *, hash_contents: 
     if hash_contents:
         examination = scan.complete(examination, server)
     directory = data_directory.resolve(settings.postgres.data_directory)
-    report = _with_needs(examination.report, server, directory, settings.instance.name)
+    report = _with_needs(examination.report, server, directory, settings)
     examination = examination._replace(report=report)
     problem, is_new = _look_at(directory, version, settings.postgres.wal_directory)
     return Examined(
@@ -115,16 +116,17 @@ def find_server(settings: Settings) -> tuple[ServerFacts, Version]:
 
 
 def _with_needs(
-    report: ExtensionsReport, server: ServerFacts, directory: Path, name: str | None
+    report: ExtensionsReport, server: ServerFacts, directory: Path, settings: Settings
 ) -> ExtensionsReport:
     """Return the report with what databases need by the inventory, where that can be read."""
     files = data_directory.OurFiles(directory)
     try:
-        known = inventory.load(files, name or socket.gethostname())
+        known = inventory.load(files, settings.instance.name or socket.gethostname())
     except inventory.UnusableInventoryError as error:
         print(f"instance-manager: {error}", file=sys.stderr)
         return report
-    found = inventory.findings(known, report, server) if known else ()
+    offered = offers(settings, server)
+    found = inventory.findings(known, report, server, offered) if known else ()
     return report.model_copy(update={"findings": (*report.findings, *found)})
 
 
@@ -143,7 +145,7 @@ async def _read_version(server: Binaries, tools: dict[str, str]) -> Version:
 async def _look(settings: Settings, server: scan.Server, root: Path | None) -> Examination:
     """Look at the volumes, and have the dynamic loader asked about all that may be used."""
     begun = time.monotonic()
-    look = Look(scan.look(settings, root), settings, server)
+    look = Look(scan.look(settings, root, server.facts), settings, server)
     with Children() as children:
         tracer = Tracer(children, Path(server.facts.program), time.monotonic)
         examination, _ = await prove(tracer, look, math.inf, Serial())

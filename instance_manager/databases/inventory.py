@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from instance_manager.configuration.writing import write_atomically
 from instance_manager.databases import needs
 from instance_manager.databases.facts import Database, Installed, Inventory, Library, Override
+from instance_manager.extensions.offers import nothing
 from instance_manager.log import get_logger
 from instance_manager.postgres import identity, small_files
 
 if TYPE_CHECKING:
     from instance_manager.extensions.facts import ServerFacts
     from instance_manager.extensions.models import ExtensionsReport, Finding
+    from instance_manager.extensions.offers import Offers
     from instance_manager.postgres.data_directory import OurFiles
 
 LIMIT_BYTES: Final = 16 << 20
@@ -79,14 +81,17 @@ def store(files: OurFiles, instance: str, inventory: Inventory) -> bool:
 
 
 def findings(
-    inventory: Inventory, report: ExtensionsReport, server: ServerFacts
+    inventory: Inventory,
+    report: ExtensionsReport,
+    server: ServerFacts,
+    offered: Offers = nothing,
 ) -> tuple[Finding, ...]:
     """Return what the databases need and the server would not find; looks at files."""
     needed = {file for need in needs.needs_of(inventory, report, server) for file in need.files}
     for controls in needs.control_files(inventory, report, server).values():
         needed.update(controls)
     present = frozenset(file for file in needed if _is_there(file))
-    return needs.judge(inventory, report, server, present)
+    return needs.judge(inventory, report, server, present, offered)
 
 
 def _is_there(file: str) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.models import Severity, State
+from instance_manager.extensions.offers import nothing
 from instance_manager.extensions.paths import split_search_path
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     )
     from instance_manager.extensions.facts import ServerFacts
     from instance_manager.extensions.models import ExtensionsReport, Finding, Volume
+    from instance_manager.extensions.offers import Offers
 
 _LIBDIR: Final = "$libdir"
+_MOUNT_AGAIN: Final = "mount the volume again"
 _NAMED: Final = 5
 """So many databases or libraries are named in one message."""
 _BY_METHOD: Final = " with access method "
@@ -95,6 +98,7 @@ def judge(
     report: ExtensionsReport,
     server: ServerFacts,
     present: frozenset[str],
+    offered: Offers = nothing,
 ) -> tuple[Finding, ...]:
     """Return what databases need and the server would not find.
 
@@ -106,6 +110,7 @@ def judge(
         report: the volumes, and what is composed of them.
         server: whose own library directory and extensions count too.
         present: those files of :func:`needs_of` and :func:`control_files` that exist.
+        offered: says which image has an extension.
     """
     needs = needs_of(inventory, report, server)
     missing = [each for each in needs if each.files and present.isdisjoint(each.files)]
@@ -117,8 +122,8 @@ def judge(
         if name not in told and present.isdisjoint(files)
     }
     return (
-        *_vanished(needed, report),
-        *_without_control(inventory, controls),
+        *_vanished(needed, report, offered),
+        *_without_control(inventory, controls, offered),
         *_not_loaded([each for each in missing if each.override is not None]),
     )
 
@@ -218,12 +223,16 @@ def _expanded(path: str, libdir: str) -> str:
     return f"{libdir}{slash}{rest}" if first == _LIBDIR else path
 
 
-def _vanished(missing: Iterable[Need], report: ExtensionsReport) -> Iterator[Finding]:
-    databases: dict[tuple[str, str], list[str]] = {}
+def _vanished(
+    missing: Iterable[Need], report: ExtensionsReport, offered: Offers
+) -> Iterator[Finding]:
+    databases: dict[tuple[str, str, str], list[str]] = {}
     for each in missing:
-        databases.setdefault((each.library, each.user), []).append(each.database)
+        # Who made functions by hand may have called the library as an extension is called.
+        wanted = each.extension or each.library
+        databases.setdefault((each.library, each.user, wanted), []).append(each.database)
     quarantined = [each for each in report.volumes if each.state is State.QUARANTINED]
-    for (library, user), names in databases.items():
+    for (library, user, wanted), names in databases.items():
         holder, error = _holder(library, quarantined)
         why = "no volume provides it"
         if error is not None:
@@ -233,7 +242,7 @@ def _vanished(missing: Iterable[Need], report: ExtensionsReport) -> Iterator[Fin
         uses = f"{_listed(names)} use{'s' if len(names) == 1 else ''} {user}"
         message = f'{uses} (library "{library}") but {why};'
         message += f' queries would fail with: could not access file "{library}"'
-        mend = error.hint if error is not None else "mount the volume again"
+        mend = error.hint if error is not None else offered(wanted) or _MOUNT_AGAIN
         hint = f"{mend}; or start with --ignore-inventory and drop what used it"
         if _BY_METHOD in user:
             hint += " (an index by its access method goes only with the whole database)"
@@ -273,21 +282,23 @@ def _holder(library: str, quarantined: Iterable[Volume]) -> tuple[str, Finding |
     return "", None
 
 
-def _without_control(inventory: Inventory, names: Collection[str]) -> Iterator[Finding]:
+def _without_control(
+    inventory: Inventory, names: Collection[str], offered: Offers
+) -> Iterator[Finding]:
     databases: dict[Installed, list[str]] = {}
     for database in inventory.databases:
         for each in database.extensions or ():
             if each.name in names:
                 databases.setdefault(each._replace(schema=""), []).append(database.name)
     for each, holders in databases.items():
-        yield _no_control(each, holders)
+        yield _no_control(each, holders, offered(each.name))
 
 
-def _no_control(each: Installed, databases: list[str]) -> Finding:
+def _no_control(each: Installed, databases: list[str], mend: str = "") -> Finding:
     has = f"{_listed(databases)} ha{'s' if len(databases) == 1 else 've'}"
     message = f'{has} extension "{each.name}" {each.version}, whose control file is nowhere: it'
     message += " can't be updated, and a dump of the database can't be restored here"
-    return finding(Code.NO_UPDATE_PATH, each.name, message, "mount the volume again")
+    return finding(Code.NO_UPDATE_PATH, each.name, message, mend or _MOUNT_AGAIN)
 
 
 def _listed(names: list[str]) -> str:

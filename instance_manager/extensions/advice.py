@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from instance_manager.extensions import environment, relations, roles, run_time_data
 from instance_manager.extensions.facts import join
+from instance_manager.extensions.offers import offers
 from instance_manager.extensions.paths import split_search_path
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def judge(
         if element.startswith("/")
     ]
     surroundings = _surroundings(accepted, server, settings, is_there)
-    related = relations.judge(relations.Offer(volumes, accepted, server, directories, is_there))
+    offered = offers(settings, server)
+    related = relations.judge(
+        relations.Offer(volumes, accepted, server, directories, is_there, offered)
+    )
     alone = (
         (volume.name, found)
         for volume in volumes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.extensions.facts import RootFacts
@@ -16,19 +17,25 @@ from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.paths import display
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from instance_manager.extensions.metadata import Metadata
     from instance_manager.extensions.models import Finding
     from instance_manager.settings.models import VolumeSettings
 
 _MAXIMUM_VOLUMES: Final = 256
+_NOTHING: Final[Mapping[str, Metadata]] = MappingProxyType({})
 
 
-def discover(root: Path, volumes: Sequence[VolumeSettings]) -> RootFacts:
+def discover(
+    root: Path,
+    volumes: Sequence[VolumeSettings],
+    catalogued: Mapping[str, Metadata] = _NOTHING,
+) -> RootFacts:
     """Return what lies under *root*, an absolute path: volumes in precedence order.
 
     Those that *volumes* lists come first and in its order, the others after them by name. A root
-    that does not exist holds no volumes.
+    that does not exist holds no volumes. *catalogued* stands in for metadata that is missing.
     """
     try:
         names = _volume_names(root)
@@ -50,7 +57,10 @@ def discover(root: Path, volumes: Sequence[VolumeSettings]) -> RootFacts:
     listed = {volume.name: volume for volume in volumes}
     order = [name for name in listed if name in names]
     order += [name for name in names if name not in listed]
-    found = (explore(root / name, listed.get(name), mounts) for name in order[:_MAXIMUM_VOLUMES])
+    found = (
+        explore(root / name, listed.get(name), mounts, catalogued.get(name))
+        for name in order[:_MAXIMUM_VOLUMES]
+    )
     return RootFacts(display(str(root)), tuple(filter(None, found)), tuple(obstacles))
 
 

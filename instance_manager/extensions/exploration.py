@@ -44,7 +44,10 @@ _DEFAULT_PATHS: Final = PathLists(("share",), ("lib",), ("system", "lib"), ("bin
 
 
 def explore(
-    path: Path, settings: VolumeSettings | None, mounts: frozenset[str]
+    path: Path,
+    settings: VolumeSettings | None,
+    mounts: frozenset[str],
+    catalogued: Metadata | None = None,
 ) -> VolumeFacts | None:
     """Return what the volume at *path* holds; None where it vanished meanwhile.
 
@@ -52,6 +55,7 @@ def explore(
         path: the absolute path of the volume.
         settings: its entry in ``extensions.volumes``.
         mounts: the mount points of this process.
+        catalogued: stands in for the volume's metadata where it has none.
     """
     facts = VolumeFacts(display(path.name), str(path))
     if not is_volume_name(path.name):
@@ -62,7 +66,7 @@ def explore(
     except OSError as error:
         return _unreachable(facts, path, error)
     reader = VolumeReader(path)
-    facts = _explore(reader, facts, settings)
+    facts = _explore(reader, facts, settings, catalogued)
     return facts._replace(
         is_mount=is_own_device or str(reader.real) in mounts,
         read_only=bool(mount.f_flag & os.ST_RDONLY),
@@ -99,9 +103,12 @@ def _bad_name(shown: str, name: str) -> Finding:
 
 
 def _explore(
-    reader: VolumeReader, facts: VolumeFacts, settings: VolumeSettings | None
+    reader: VolumeReader,
+    facts: VolumeFacts,
+    settings: VolumeSettings | None,
+    catalogued: Metadata | None = None,
 ) -> VolumeFacts:
-    described = _describe(reader)
+    described = _describe(reader, catalogued)
     wished = _wished(settings, described)
     paths = PathLists(
         *(
@@ -127,10 +134,10 @@ def _explore(
     )
 
 
-def _describe(reader: VolumeReader) -> Metadata:
+def _describe(reader: VolumeReader, catalogued: Metadata | None) -> Metadata:
     content = reader.read(metadata.PATH, _MAXIMUM_METADATA_BYTES)
     if content is None:
-        return metadata.Metadata()
+        return catalogued or metadata.Metadata()
     described, problems = metadata.parse(content)
     for problem in problems:
         reader.note(finding(Code.METADATA, metadata.PATH, f"{metadata.PATH}: {problem}"))

@@ -22,6 +22,7 @@ from instance_manager.extensions.models import (
     State,
     Volume,
 )
+from instance_manager.extensions.offers import offers
 from instance_manager.extensions.paths import bare_name, display
 from instance_manager.extensions.volumes import FIRST_MAJOR, is_empty, judge_volume
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from instance_manager.extensions.links import Judged, Linkers
     from instance_manager.extensions.loader_trace import Trace
     from instance_manager.extensions.models import Finding
+    from instance_manager.extensions.offers import Offers
     from instance_manager.settings.models import Settings, VolumeSettings
 
 
@@ -101,7 +103,7 @@ def judge(
         volumes=tuple(_describe(volume, findings[volume.name]) for volume in root.volumes),
         findings=(
             *root.obstacles,
-            *_absent(root.volumes, settings.extensions.volumes),
+            *_absent(root.volumes, settings.extensions.volumes, offers(settings, server)),
             *_duplicates(accepted),
         ),
         accepted=accepted,
@@ -354,13 +356,15 @@ def _describe_library(library: LibraryFacts, preloaded: Collection[str]) -> Libr
     )
 
 
-def _absent(volumes: Sequence[VolumeFacts], listed: Sequence[VolumeSettings]) -> Iterator[Finding]:
+def _absent(
+    volumes: Sequence[VolumeFacts], listed: Sequence[VolumeSettings], offered: Offers
+) -> Iterator[Finding]:
     present = {volume.name for volume in volumes}
     for settings in listed:
         if settings.name not in present:
             code = Code.REQUIRED_ABSENT if settings.required else Code.ABSENT
             message = f'volume "{settings.name}" is listed in extensions.volumes but is not there'
-            yield finding(code, settings.name, message)
+            yield finding(code, settings.name, message, offered(settings.name))
 
 
 def _duplicates(volumes: Sequence[VolumeFacts]) -> Iterator[Finding]:

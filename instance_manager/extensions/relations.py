@@ -11,6 +11,7 @@ from instance_manager.extensions.facts import join
 from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.library_search import SUFFIX
 from instance_manager.extensions.metadata import PATH
+from instance_manager.extensions.offers import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from instance_manager.extensions.facts import ControlFacts, ServerFacts, VolumeFacts
     from instance_manager.extensions.library_search import IsThere
     from instance_manager.extensions.models import Finding
-
+    from instance_manager.extensions.offers import Offers
 
 _MAXIMUM_REQUIRED: Final = 64
 """So many names of one control file are looked at."""
@@ -28,7 +29,8 @@ class Offer(NamedTuple):
     """Everything that extensions can come from.
 
     *volumes* are all that were found, *accepted* those that are used, in precedence order.
-    *own_directories* are the user's own elements of ``extension_control_path``.
+    *own_directories* are the user's own elements of ``extension_control_path``; *offers* says
+    which image has what is missing.
     """
 
     volumes: Sequence[VolumeFacts]
@@ -36,6 +38,7 @@ class Offer(NamedTuple):
     server: ServerFacts
     own_directories: Sequence[str]
     is_there: IsThere
+    offers: Offers = nothing
 
     def extensions(self) -> Mapping[str, str]:
         """Return the volume that the server takes each extension from."""
@@ -77,11 +80,12 @@ def _requires(volume: VolumeFacts, offer: Offer, offered: Mapping[str, str]) -> 
             continue
         if name not in offered and name not in own and not _is_elsewhere(name, offer):
             message = f'{requiring} requires "{name}", which no volume and not the server provides'
-            holder = _holder(name, offer)
+            holder, hint = _holder(name, offer), offer.offers(name)
             if holder is not None:
                 message = f'{requiring} requires "{name}", which only the quarantined volume'
                 message += f' "{holder}" provides'
-            yield finding(Code.REQUIRES, subject, message)
+                hint = ""
+            yield finding(Code.REQUIRES, subject, message, hint)
 
 
 def _requirements(volume: VolumeFacts) -> Iterator[tuple[str, str, str]]:

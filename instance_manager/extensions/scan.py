@@ -72,15 +72,22 @@ def examine(
     """
     begun = clock()
     given = Server(server, Base(base_path, base_ld_library_path))
-    found = root if isinstance(root, RootFacts) else look(settings, root)
+    found = root if isinstance(root, RootFacts) else look(settings, root, server)
     examination = conclude(found, settings, given)
     return timed(examination, clock() - begun)
 
 
-def look(settings: Settings, root: Path | None = None) -> RootFacts:
-    """Return what lies under *root*, or ``extensions.root``."""
+def look(
+    settings: Settings, root: Path | None = None, server: ServerFacts | None = None
+) -> RootFacts:
+    """Return what lies under *root*, or ``extensions.root``; the catalogue is for a *server*."""
     place = (root or settings.extensions.root).absolute()
-    return discover(place, settings.extensions.volumes)
+    volumes = settings.extensions.volumes
+    if server is None or not settings.extensions.catalogued:
+        return discover(place, volumes)
+    from instance_manager.extensions.catalogue import Catalogue
+
+    return discover(place, volumes, Catalogue(settings, server).descriptions())
 
 
 def conclude(

@@ -282,7 +282,7 @@ def _describe(content: _Content, request: Request, base: Base, epoch: int) -> de
     versions = {name: each.default_version or "" for name, each in _controls(volume)}
     facts = describing.Facts(
         name=request.name,
-        version=request.version or _version(content.packages, versions),
+        version=request.version or _version(request, content.packages, versions),
         major=base.major,
         base=request.base_name or base.name,
         base_digest=base.digest,
@@ -312,9 +312,11 @@ def _given_requires(request: Request) -> list[str]:
     return cast("list[str]", request.metadata.get("requires", []))
 
 
-def _version(packages: Sequence[Package], versions: dict[str, str]) -> str:
-    own = [each.version for each in packages if each.role is Role.OWN]
-    return next(iter([*own, *versions.values(), *(each.version for each in packages)]), "0")
+def _version(request: Request, packages: Sequence[Package], versions: dict[str, str]) -> str:
+    """Return the version of the package that was asked for first, or of an extension."""
+    found = {each.name: each.version for each in packages}
+    asked = [found.get(debian.bare_package(each), "") for each in request.packages]
+    return next(filter(None, [*asked, *versions.values()]), "0")
 
 
 def _hashed_files(volume: VolumeTree) -> list[describing.HashedFile]:

@@ -26,6 +26,7 @@ LIVE_KEYS = frozenset(
         "extensions.policy",
         "extensions.inventory",
         "extensions.volumes",
+        "extensions.catalogue",
         "databases",
         "shutdown.smart_seconds",
         "shutdown.fast_seconds",

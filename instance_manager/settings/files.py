@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from instance_manager.settings.checks import Check
+    from instance_manager.settings.models import Settings
 
 DEFAULT_FILE = Path("/etc/instance-manager/config.yaml")
 # Far beyond any real file; a Kubernetes ConfigMap holds as much.
@@ -52,7 +53,25 @@ def load_settings(
     """
     text = read_sources(environment, config=config, overrides=overrides)
     loaded = load(replace(text, document=document), checks)
-    return replace(loaded, file_digest=digest_of(text.file_text.encode()))
+    settings = with_catalogue(loaded.settings)
+    return replace(loaded, settings=settings, file_digest=digest_of(text.file_text.encode()))
+
+
+def with_catalogue(settings: Settings) -> Settings:
+    """Return *settings* with what the catalogue holds that they name.
+
+    Raises:
+        SettingsError: it can't be read, or used.
+    """
+    path = settings.extensions.catalogue
+    if path is None:
+        return settings
+    from instance_manager.settings import catalogue
+
+    text = read_text(path, catalogue.LIMIT_BYTES, f"the file {str(path)!r}", catalogue.KEY)
+    images = catalogue.parse(text, str(path))
+    extensions = settings.extensions.model_copy(update={"catalogued": images})
+    return settings.model_copy(update={"extensions": extensions})
 
 
 def digest_of(content: bytes) -> str:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 VARIABLE_PREFIX = "INSTANCE_MANAGER_"
 
-# Fields without a key: only the official image's environment can fill them.
-KEYLESS = frozenset({"bootstrap.superuser_password", "postgres.host_auth_method"})
+# Fields without a key: the official image's environment or another file fills them.
+KEYLESS = frozenset(
+    {"bootstrap.superuser_password", "postgres.host_auth_method", "extensions.catalogued"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def _validate(values: Mapping[str, Value]) -> tuple[Settings, list[Problem]]:
         return Settings.model_validate(_nest(values)), []
     except ValidationError as err:
         details = err.errors(include_url=False)
-    problems = [_problem(detail) for detail in details]
+    problems = [problem_of(detail) for detail in details]
     faulty = [problem.path for problem in problems]
     sound = {path: value for path, value in values.items() if not _touches(path, faulty)}
     return Settings.model_validate(_nest(sound)), problems
@@ -171,14 +171,17 @@ _EXPECTED: Mapping[str, str] = {
 }
 
 
-def _problem(detail: ErrorDetails) -> Problem:
-    """Turn one error of the model into a sentence about a key."""
+def problem_of(detail: ErrorDetails, meant: str | None = None) -> Problem:
+    """Turn one error of the model into a sentence about a key.
+
+    *meant* is said of an unknown one; None: the key of the settings that was probably meant.
+    """
     location = detail["loc"]
     path = ".".join(map(str, location))
     kind = detail["type"]
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return Problem(path, f"unknown key{suggestion(location)}")
+        return Problem(path, f"unknown key{suggestion(location) if meant is None else meant}")
     if kind == "missing":
         return Problem(path, "is not given")
     # The text of our own validators, without the word that pydantic puts before it.

@@ -1,16 +1,16 @@
 """The settings: every key with its type and default, as frozen models.
 
 Pure. Durations are seconds, sizes bytes; ``None`` means *not set*, and where a default must be
-found (host name, directories), another room finds it. Two fields have no key of their own and
-come from the official image's environment only: ``bootstrap.superuser_password`` and
-``postgres.host_auth_method``.
+found (host name, directories), another room finds it. Three fields have no key of their own:
+``bootstrap.superuser_password`` and ``postgres.host_auth_method`` come from the official image's
+environment only, ``extensions.catalogued`` from the file that ``extensions.catalogue`` names.
 """
 
 # No postponed annotations here: pydantic would evaluate each of them anew, at every start.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
@@ -194,6 +194,11 @@ class ExtensionSettings(Section):
     """What databases need by the last inventory: enforce, or report."""
     volumes: tuple[VolumeSettings, ...] = ()
     """Order and overrides of volumes; those not listed follow by name."""
+    catalogue: FilePath | None = None
+    """A catalogue of images: it describes volumes that don't describe themselves, and names the
+    image of what is missing."""
+    # Images of settings.catalogue, which is imported only where there is such a file.
+    catalogued: tuple[Any, ...] = ()
 
 
 class DatabaseExtensionSettings(Section):

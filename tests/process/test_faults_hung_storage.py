@@ -151,7 +151,7 @@ def test_one_thread_waits_for_volumes_that_never_answer(
                 Tracer(children, Path("/nonexistent/postgres"), time.monotonic),
                 clock=time.monotonic,
                 on_warning=nobody,
-                completed=lambda report, _: report,
+                completed=lambda report, _, __: report,
             )
             for _ in range(3):
                 with pytest.raises(VolumesUnansweringError, match=str(hung)):

@@ -29,14 +29,14 @@ def _settings(root: Path) -> Settings:
     return Settings.model_validate({"extensions": {"root": str(root)}})
 
 
-def _unchanged(report: ExtensionsReport, _: ServerFacts) -> ExtensionsReport:
+def _unchanged(report: ExtensionsReport, _: ServerFacts, __: Settings) -> ExtensionsReport:
     return report
 
 
 def _prover(
     children: Children,
     events: list[str],
-    completed: Callable[[ExtensionsReport, ServerFacts], ExtensionsReport] = _unchanged,
+    completed: Callable[[ExtensionsReport, ServerFacts, Settings], ExtensionsReport] = _unchanged,
 ) -> Prover:
     return Prover(
         Tracer(children, Path("/nonexistent/postgres"), time.monotonic),
@@ -70,7 +70,7 @@ def test_what_is_completed_late_does_not_hide_a_newer_look(
 
     calls = iter(range(3))
 
-    def second_waits(report: ExtensionsReport, _: ServerFacts) -> ExtensionsReport:
+    def second_waits(report: ExtensionsReport, _: ServerFacts, __: Settings) -> ExtensionsReport:
         if next(calls) == 1:
             completing.set()
             assert looked.wait(DEADLINE_SECONDS)

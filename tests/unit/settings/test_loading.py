@@ -115,6 +115,7 @@ def test_the_example_names_every_key_with_its_default() -> None:
         "bootstrap.database",
         "bootstrap.owner",
         "bootstrap.owner_password_file",
+        "extensions.catalogue",
         "health.maximum_lag_bytes",
         "control.group",
         "control.tls.certificate_file",

@@ -1,0 +1,68 @@
+"""What the catalogue of extension images says to one server.
+
+Pure. An image for another major version or another machine is none that the server could use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from instance_manager.extensions.metadata import Metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from instance_manager.extensions.facts import ServerFacts
+    from instance_manager.settings.catalogue import CatalogueImage
+    from instance_manager.settings.models import Settings
+
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class Catalogue:
+    """The images that *server* could use."""
+
+    def __init__(self, settings: Settings, server: ServerFacts) -> None:
+        machines = {"", server.machine, _ARCHITECTURES.get(server.machine, server.machine)}
+        self._images: list[CatalogueImage] = [
+            each
+            for each in settings.extensions.catalogued
+            if each.postgres_major in {None, server.major} and each.architecture in machines
+        ]
+
+    def descriptions(self) -> Mapping[str, Metadata]:
+        """Return what stands in for the metadata of volumes that have none, by their names."""
+        return {each.name: _metadata(each) for each in self._images}
+
+    def offer(self, name: str) -> str:
+        """Say which image has an extension, or is a volume, of this name; empty for none."""
+        holders = (*self._with_extension(name), *self._called(name))
+        if not holders:
+            return ""
+        image = holders[0]
+        is_pinned = not image.digest or image.digest in image.image
+        digest = "" if is_pinned else f" ({image.digest})"
+        more = f", beside {', '.join(image.requires)}" if image.requires else ""
+        return f'mount {image.image}{digest} of the catalogue as volume "{image.name}"{more}'
+
+    def _with_extension(self, name: str) -> Iterator[CatalogueImage]:
+        """Yield the images that have it, the one with the fewest others first."""
+        found = [each for each in self._images if name in each.extensions]
+        yield from sorted(found, key=lambda each: len(each.extensions))
+
+    def _called(self, name: str) -> Iterator[CatalogueImage]:
+        yield from (each for each in self._images if each.name == name)
+
+
+def _metadata(image: CatalogueImage) -> Metadata:
+    said = (("name", image.name), ("version", image.version), ("source", image.image))
+    return Metadata(
+        extension_control_path=image.extension_control_path,
+        dynamic_library_path=image.dynamic_library_path,
+        ld_library_path=image.ld_library_path,
+        bin_path=image.bin_path,
+        env=tuple((each.name, each.value) for each in image.env),
+        shared_preload_libraries=image.shared_preload_libraries,
+        requires=image.requires,
+        provenance=tuple((key, value[:200]) for key, value in said if value),
+    )
