@@ -5,7 +5,8 @@
 Each image is built by ``instance-manager extension build`` into a layout of its own, and tested by
 ``instance-manager extension test`` in a container of the server's image, without a network. What
 was good is kept until its definition, the server's image, the builder or an image that it is built
-with changes. Exit code 0 where every image is good, 1 where one is not, 2 for a wrong use.
+with changes. At the end the catalogues are written beside the images. Exit code 0 where all are
+good, 1 where one is not, 2 for a wrong use.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--fresh", action="store_true", help="build again what is there: packages may be newer")
     add("--no-test", action="store_true", help="build only, as for another machine")
     add("--load", metavar="PREFIX", help="give them to podman, as PREFIX/NAME:MAJOR")
+    add("--registry", metavar="PREFIX", help="where the catalogues say that the images are")
+    add("--postgres-image", metavar="IMAGE", help="the server's there (default: that of --base)")
     return parser
 
 
@@ -161,6 +164,9 @@ def make(
         say(f"{name}: {records[name].verdict}{' as before' * records[name].is_kept}")
         if options.load and is_fine(records[name], options):
             load(options, name)
+    fine = {name for name in records if is_fine(records[name], options)}
+    noted = {name for name in definitions if (options.output / f".{name}.json").exists()}
+    catalogues(options, [name for name in definitions if name in fine | noted])
     table(list(records.values()))
     return 0 if all(is_fine(each, options) for each in records.values()) else 1
 
@@ -337,6 +343,25 @@ def load(options: argparse.Namespace, name: str) -> None:
     if tagged is None or tagged.returncode != 0:
         raise WrongUseError(f"podman does not call it {image}: {why_not(tagged)}")
     say(f"{name} is {image}")
+
+
+def catalogues(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Write what there is for the manager, and for CloudNativePG."""
+    if not names:
+        return
+    command = [sys.executable, "-m", "instance_manager", "extension", "catalogue"]
+    command += [f"--registry={options.registry or options.load or 'localhost'}"]
+    command += [f"--postgres-image={MAJOR}={options.postgres_image or options.base}"]
+    command += [str(options.output / name) for name in names]
+    for form in ("catalogue", "cloudnativepg"):
+        said = run([*command, f"--format={form}"], BUILD_SECONDS)
+        if said is None or said.returncode != 0:
+            raise WrongUseError(f"there is no catalogue: {why_not(said)}")
+        place = options.output / f"{form}.yaml"
+        scratch = place.with_suffix(".new")
+        scratch.write_text(said.stdout)
+        scratch.replace(place)
+        say(f"{place}")
 
 
 def table(records: Sequence[Record]) -> None:

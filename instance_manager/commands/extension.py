@@ -50,6 +50,10 @@ def run(options: argparse.Namespace) -> int:
         from instance_manager.commands import extension_dockerfile
 
         return extension_dockerfile.run(options)
+    if options.action == "catalogue":
+        from instance_manager.commands import extension_catalogue
+
+        return extension_catalogue.run(options)
     if options.action == "test":
         from instance_manager.commands import extension_test
 

@@ -31,6 +31,7 @@ def add_to(group: argparse.ArgumentParser, add: Add) -> None:
     _add_build(add(actions, "build", "make an image of an extension for a server's image"))
     _add_dockerfile(add(actions, "dockerfile", "print a Dockerfile that makes such an image"))
     _add_test(add(actions, "test", "start a server with images, and use all that is in them"))
+    _add_catalogue(add(actions, "catalogue", "print what images there are and what is in them"))
 
 
 def _add_inspect(command: argparse.ArgumentParser) -> None:
@@ -54,6 +55,37 @@ def _add_dockerfile(command: argparse.ArgumentParser) -> None:
         help="the server's image, unless the build is given another: --build-arg BASE=IMAGE",
     )
     server.add_argument("--postgres-major", type=int, metavar="N", help="where it has several")
+
+
+def _add_catalogue(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "sources",
+        metavar="PATH|IMAGE",
+        nargs="+",
+        help="an OCI layout or an archive of one, or an image of podman's",
+    )
+    command.add_argument(
+        "--registry",
+        metavar="PREFIX",
+        default="localhost",
+        help="where the images of layouts will be (default: localhost)",
+    )
+    command.add_argument(
+        "--format",
+        choices=("catalogue", "cloudnativepg"),
+        default="catalogue",
+        help="for extensions.catalogue, or a ClusterImageCatalog of CloudNativePG",
+    )
+    command.add_argument(
+        "--postgres-image",
+        metavar="MAJOR=IMAGE",
+        action="append",
+        default=[],
+        help="the server's image, for cloudnativepg; once for each major version",
+    )
+    command.add_argument(
+        "--name", default="extensions", help="of the ClusterImageCatalog (default: extensions)"
+    )
 
 
 def _add_test(command: argparse.ArgumentParser) -> None:

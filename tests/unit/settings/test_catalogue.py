@@ -49,7 +49,10 @@ def test_every_field_is_read() -> None:
         ("- 1", "cannot read /catalogue.yaml: must be a map of keys"),
         ("format: 2", "format must be at most 1, not '2' (/catalogue.yaml, line 1)"),
         ("format: 1\nimages:\n- {name: x}", "images.0.image is not given"),
-        (WHOLE.replace("version:", "verson:"), "images.0.verson unknown key (/catalogue.yaml, l"),
+        (
+            WHOLE.replace("version:", "edition:"),
+            "images.0.edition unknown key (/catalogue.yaml, l",
+        ),
         (WHOLE.replace("name: postgis", "name: ../x"), "images.0.name "),
         (WHOLE.replace("[postgis-3]", "[/tmp/x]"), "images.0.shared_preload_libraries.0 "),
         (WHOLE.replace("PROJ_DATA", "LD_PRELOAD"), "images.0.env.0.name "),
@@ -80,8 +83,14 @@ def test_the_settings_hold_what_the_file_does(tmp_path: Path) -> None:
     assert [each.name for each in loaded.settings.extensions.catalogued] == ["postgis"]
 
     place.write_text("#" * (LIMIT_BYTES + 1))
-    for change in (lambda: None, place.unlink, place.mkdir):
-        change()
-        with pytest.raises(SettingsError, match=str(place)) as caught:
-            load_settings(variables, config=None)
-        assert caught.value.problems[0].path == "extensions.catalogue"
+    _refused(variables, str(place))
+    place.unlink()
+    _refused(variables, str(place))
+    place.mkdir()
+    _refused(variables, str(place))
+
+
+def _refused(variables: dict[str, str], place: str) -> None:
+    with pytest.raises(SettingsError, match=place) as caught:
+        load_settings(variables, config=None)
+    assert caught.value.problems[0].path == "extensions.catalogue"

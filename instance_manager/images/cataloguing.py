@@ -1,0 +1,221 @@
+"""What an image is for a catalogue: read from its layout, an archive of one, or podman's store."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from instance_manager.errors import UsageError
+from instance_manager.extensions.composition import loader_path
+from instance_manager.extensions.exploration import look_into
+from instance_manager.images.taking import take
+from instance_manager.images.tools import run_tool
+from instance_manager.settings.catalogue import CatalogueImage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from instance_manager.extensions.facts import VolumeFacts
+    from instance_manager.supervision.children import Children
+
+_DOCUMENT_LIMIT: Final = 4 << 20
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+_MAJORS: Final = ("io.instance-manager.postgres.major", "io.cloudnativepg.image.base.pgmajor")
+_VERSION: Final = "org.opencontainers.image.version"
+
+
+class _Identity(NamedTuple):
+    """What the image's own documents say."""
+
+    digest: str
+    architecture: str
+    labels: dict[str, str]
+
+
+async def describe(children: Children, source: str, work: Path, registry: str) -> CatalogueImage:
+    """Return the entry of an image.
+
+    Args:
+        children: starts the programs.
+        source: a layout, an archive of one, or an image of podman's.
+        work: an empty directory, for what is unpacked.
+        registry: what stands before the name of a layout's image.
+
+    Raises:
+        UsageError: there is no such image, or it is none of an extension volume.
+    """
+    layout = _layout(source)
+    root, name = await take(children, source, work)
+    try:
+        identity = _identity(layout or work / "image.tar")
+    except (OSError, ValueError, LookupError, TypeError, tarfile.TarError) as error:
+        raise UsageError(f"cannot catalogue {source!r}: it is no OCI layout: {error}") from error
+    facts = look_into(root, name)
+    if layout is None:
+        digest = await _podman_digest(children, source)
+        image = source
+    else:
+        digest = identity.digest
+        tag = _major(facts, identity) or "latest"
+        image = f"{registry}/{_name(facts)}:{tag}@{digest}"
+    return _entry(facts, identity._replace(digest=digest), image, source)
+
+
+def _layout(source: str) -> Path | None:
+    """Return the layout, or the archive, of this name; None for what podman has."""
+    place = Path(source)
+    if place.is_dir() and not (place / "oci-layout").is_file():
+        raise UsageError(
+            f"cannot catalogue {source!r}: a directory that is no OCI layout has no digest",
+            hint="name a layout, an archive of one, or an image that podman has",
+        )
+    return place if place.exists() else None
+
+
+def _entry(facts: VolumeFacts, identity: _Identity, image: str, source: str) -> CatalogueImage:
+    described = facts.metadata
+    fields: dict[str, Any] = {
+        "name": _name(facts),
+        "version": dict(described.provenance).get("version") or identity.labels.get(_VERSION, ""),
+        "image": image,
+        "digest": identity.digest,
+        "postgres_major": _major(facts, identity),
+        "architecture": identity.architecture or _machine(facts),
+        "extension_control_path": _offering({each.directory for each in facts.controls}),
+        "dynamic_library_path": _offering(
+            {each.directory for each in facts.searched() if each.is_module}
+        ),
+        "ld_library_path": _loader_paths(facts),
+        "bin_path": facts.paths.bin_path or None,
+        "env": [{"name": name, "value": value} for name, value in described.env],
+        "shared_preload_libraries": described.shared_preload_libraries,
+        "requires": described.requires,
+        "extensions": {
+            each.extension: each.control.default_version or "" for each in facts.controls
+        },
+    }
+    try:
+        return CatalogueImage.model_validate(fields)
+    except ValueError as error:
+        first = str(error).splitlines()
+        raise UsageError(
+            f"cannot catalogue {source!r}: {' '.join(part.strip() for part in first[1:3])}",
+            hint="a volume's name has lower-case letters, digits, - and _, at most 59",
+        ) from error
+
+
+def _offering(directories: set[str]) -> tuple[str, ...] | None:
+    return tuple(sorted(directories)) or None
+
+
+def _loader_paths(facts: VolumeFacts) -> tuple[str, ...] | None:
+    """Return where libraries are that its own modules need, or those of other volumes may."""
+    given = facts.metadata.ld_library_path
+    if given is not None:
+        return given
+    needed = loader_path([facts], None).split(":")
+    own = [each for each in facts.paths.ld_library_path if f"{facts.path}/{each}" in needed]
+    others = {
+        each.directory for each in facts.libraries if not each.is_module and not each.problem
+    }
+    kept = [each for each in facts.paths.ld_library_path if each in own or each in others]
+    return tuple(kept) or None
+
+
+def _name(facts: VolumeFacts) -> str:
+    return dict(facts.metadata.provenance).get("name", facts.name)
+
+
+def _major(facts: VolumeFacts, identity: _Identity) -> int | None:
+    """Return the version that its modules are for; without modules, that of the label."""
+    for each in facts.libraries:
+        if each.magic is not None and each.magic.block is not None:
+            return each.magic.block.major
+    said = next(filter(None, (identity.labels.get(key) for key in _MAJORS)), "")
+    return int(said) if re.fullmatch(r"[1-9]\d", said) else None
+
+
+def _machine(facts: VolumeFacts) -> str:
+    machines = {each.machine for each in facts.libraries} - {None}
+    machine = machines.pop() if len(machines) == 1 else None
+    return _ARCHITECTURES.get(machine or "", "")
+
+
+def _identity(image: Path) -> _Identity:
+    """Return what a layout, or an archive of one, says of its image.
+
+    Where it lists one index of several images, that is what a registry would have, too.
+    """
+    with _Layout(image) as layout:
+        listed = _objects(layout.read("index.json")["manifests"])
+        first = listed[0]
+        platform = first.get("platform")
+        architecture = platform.get("architecture", "") if isinstance(platform, dict) else ""
+        document = layout.blob(first["digest"])
+        while "manifests" in document:
+            document = layout.blob(_objects(document["manifests"])[0]["digest"])
+            architecture = ""
+        labels = document.get("annotations") or {}
+        config = layout.blob(document["config"]["digest"]).get("config") or {}
+        labels = {**labels, **(config.get("Labels") or {})}
+        texts = {key: value for key, value in labels.items() if isinstance(value, str)}
+        return _Identity(first["digest"], architecture, texts)
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("it lists no image")
+    return cast("list[dict[str, Any]]", value)
+
+
+class _Layout:
+    """The documents of a layout; :func:`take` has held its blobs against their digests."""
+
+    def __init__(self, image: Path) -> None:
+        self._place = image
+        self._archive = None if image.is_dir() else tarfile.open(image)  # noqa: SIM115 - see exit
+
+    def __enter__(self) -> _Layout:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def blob(self, digest: str) -> dict[str, Any]:
+        """Return the document with a digest."""
+        found = re.fullmatch(r"sha256:([0-9a-f]{64})", digest)
+        if found is None:
+            raise ValueError("a digest is none of SHA-256")
+        return self.read(f"blobs/sha256/{found[1]}")
+
+    def read(self, path: str) -> dict[str, Any]:
+        """Return the document at a path."""
+        document: object = json.loads(b"".join(self._bytes(path)))
+        if not isinstance(document, dict):
+            raise TypeError(f"{path} is no JSON object")
+        return cast("dict[str, Any]", document)
+
+    def _bytes(self, path: str) -> Iterator[bytes]:
+        if self._archive is None:
+            with (self._place / path).open("rb") as file:
+                yield file.read(_DOCUMENT_LIMIT)
+            return
+        names = {path, f"./{path}"}
+        member = next((each for each in self._archive if each.name in names), None)
+        content = self._archive.extractfile(member) if member is not None else None
+        if content is None:
+            raise LookupError(f"it lacks {path}")
+        yield content.read(_DOCUMENT_LIMIT)
+
+
+async def _podman_digest(children: Children, name: str) -> str:
+    podman = shutil.which("podman") or "podman"
+    command = (podman, "image", "inspect", "--format={{.Digest}}", "--", name)
+    done = await run_tool(children, "podman", command, deadline_seconds=60, check=False)
+    digest = done.output.strip()
+    return digest if re.fullmatch(r"sha256:[0-9a-f]{64}", digest) else ""

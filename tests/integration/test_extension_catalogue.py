@@ -1,0 +1,158 @@
+"""``extension catalogue`` of layouts that are made up, and a manager that is given a catalogue."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from instance_manager.images import oci
+from tests.support.made_objects import make_object
+from tests.support.package_repository import ARCHITECTURE, Content, put
+
+SECONDS = 60
+DESCRIBED: dict[str, Any] = {
+    "name": "thing",
+    "version": "1.0-1",
+    "requires": ["far"],
+    "shared_preload_libraries": ["thing"],
+    "env": [{"name": "THING_DATA", "value": "${image_root}/share/thing"}],
+}
+
+
+def _layout(place: Path, name: str, files: dict[str, Content], **labels: str) -> Path:
+    tree = place / f"{name}-tree"
+    put(tree, files)
+    labels = {"org.opencontainers.image.title": name, **labels}
+    identity = oci.Identity(ARCHITECTURE, labels, 1_700_000_000, f"{name}:18")
+    oci.write_layout(tree, place / name, identity)
+    return place / name
+
+
+def _thing(place: Path) -> Path:
+    return _layout(
+        place,
+        "thing",
+        {
+            "share/instance-manager/extension.json": json.dumps(DESCRIBED),
+            "share/extension/thing.control": "default_version = '1.10'\n",
+            "share/extension/thing--1.10.sql": "",
+            "system/libx.so.1": make_object(soname="libx.so.1"),
+            "bin/thingctl": "#!/bin/sh\n",
+        },
+        **{"io.instance-manager.postgres.major": "18"},
+    )
+
+
+def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "instance_manager", "extension", "catalogue"]
+    return subprocess.run(
+        [*program, *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+
+def test_layouts_and_archives_become_entries(tmp_path: Path) -> None:
+    """The digest is the layout's; what the image says of itself is in the entry."""
+    thing = _thing(tmp_path)
+    far = _layout(tmp_path, "far", {"system/libfar.so.1": make_object(soname="libfar.so.1")})
+    archive = tmp_path / "far.tar"
+    oci.write_archive(far, archive)
+
+    done = _run(thing, archive, "--registry=registry.example/set")
+
+    assert done.returncode == 0, done.stderr
+    first, second = yaml.safe_load(done.stdout)["images"]
+    digest = json.loads((thing / "index.json").read_text())["manifests"][0]["digest"]
+    assert second == {
+        "name": "thing",
+        "version": "1.0-1",
+        "image": f"registry.example/set/thing:18@{digest}",
+        "digest": digest,
+        "postgres_major": 18,
+        "architecture": ARCHITECTURE,
+        "extension_control_path": ["share"],
+        "ld_library_path": ["system"],
+        "bin_path": ["bin"],
+        "env": DESCRIBED["env"],
+        "shared_preload_libraries": ["thing"],
+        "requires": ["far"],
+        "extensions": {"thing": "1.10"},
+    }
+    assert (first["name"], first["ld_library_path"]) == ("far", ["system"])
+    assert first["image"].startswith("registry.example/set/far:latest@sha256:")
+
+
+def test_the_operators_form_is_asked_for_with_its_server(tmp_path: Path) -> None:
+    """Without the server's image it can't be written."""
+    thing = _thing(tmp_path)
+    form = "--format=cloudnativepg"
+
+    done = _run(thing, form, "--postgres-image=18=registry.example/postgresql:18")
+    assert done.returncode == 0, done.stderr
+    (image,) = yaml.safe_load(done.stdout)["spec"]["images"]
+    assert (image["image"], image["extensions"][0]["name"]) == (
+        "registry.example/postgresql:18",
+        "thing",
+    )
+    without = _run(thing, form)
+    assert without.returncode == 2
+    assert "--postgres-image 18=IMAGE" in without.stderr
+
+
+def test_what_is_no_image_is_told(tmp_path: Path) -> None:
+    """Without a trace, whatever it is, and nothing is printed."""
+    thing = _thing(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("no archive")
+    broken = _thing(tmp_path / "other")
+    (broken / "index.json").write_text('{"manifests": []}')
+    bad = _layout(tmp_path, "bad", {"share/instance-manager/extension.json": '{"name": "A B"}'})
+    cases: tuple[tuple[tuple[object, ...], str], ...] = (
+        ((tmp_path / "empty",), "is no OCI layout has no digest"),
+        ((tmp_path / "text",), "it is no archive"),
+        ((broken,), "is no whole OCI layout"),
+        ((bad,), "cannot catalogue"),
+        ((thing, thing), "are both 'thing' for PostgreSQL 18"),
+        ((thing, "--registry=a b"), "it is no registry's name"),
+        ((thing, "--postgres-image=x"), "it must be MAJOR=IMAGE"),
+        ((thing, "--name=A_B"), "Kubernetes takes no such name"),
+    )
+    for arguments, told in cases:
+        done = _run(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), (arguments, done.stderr)
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "cannot read the file"), ("format: 1\nimages: [{}]", "images.0.name is not given")],
+)
+def test_a_catalogue_that_can_not_be_used_refuses_the_start(
+    tmp_path: Path, content: str | None, told: str
+) -> None:
+    """With the exit code of wrong settings, the key, the file and the line."""
+    place = tmp_path / "catalogue.yaml"
+    if content is not None:
+        place.write_text(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "instance_manager", "run", f"--set=extensions.catalogue={place}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 78
+    output = done.stdout + done.stderr
+    assert "extensions.catalogue" in output
+    assert str(place) in output
+    assert told in output
