@@ -13,6 +13,7 @@ import yaml
 
 from instance_manager.images import oci
 from tests.support.made_objects import make_object
+from tests.support.manager import Manager
 from tests.support.package_repository import ARCHITECTURE, Content, put
 
 SECONDS = 60
@@ -156,3 +157,36 @@ def test_a_catalogue_that_can_not_be_used_refuses_the_start(
     assert "extensions.catalogue" in output
     assert str(place) in output
     assert told in output
+
+
+def test_a_catalogue_that_breaks_under_a_running_server_leaves_it_alone(
+    manager: Manager,
+) -> None:
+    """The reload fails and says why; what is mended is read, and what it names is told."""
+    place = manager.config.with_name("catalogue.yaml")
+    place.write_text("format: 1\nimages: [{name: gone, image: 'r/gone:18'}]\n")
+    manager.settings["extensions"] = {
+        **manager.settings.get("extensions", {}),
+        "catalogue": str(place),
+        "volumes": [{"name": "gone"}],
+    }
+    manager.write_settings()
+    manager.trust().start().until_ready()
+    assert _hint_of_the_absent(manager).startswith("mount r/gone:18 of the catalogue")
+
+    place.write_text("format: 1\nimages: [{}]\n")
+    _, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
+    assert operation["error"]["code"] == "settings-invalid"
+    assert f"{place}, line 2" in json.dumps(operation["error"])
+    assert manager.query("SELECT 1")[0][0] == 1
+
+    place.write_text("format: 1\nimages: [{name: gone, image: 'r/new:18'}]\n")
+    _, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
+    assert operation["state"] == "succeeded"
+    assert _hint_of_the_absent(manager).startswith("mount r/new:18 of the catalogue")
+
+
+def _hint_of_the_absent(manager: Manager) -> str:
+    report = manager.ask("GET", "/v1/extensions")[1]
+    (hint,) = (str(each["hint"]) for each in report["findings"] if each["code"] == "EXT008")
+    return hint
