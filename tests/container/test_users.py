@@ -96,3 +96,59 @@ def test_a_password_is_in_no_environment_of_a_running_container(cluster: Cluster
     assert "PGDATA=" in environments or "PATH=" in environments
     assert "pass-2342" not in environments
     assert "pass-2342" not in arguments
+
+
+GROUP = "1000660000"
+FIRST, SECOND = "1000660000", "1000720000"
+
+
+def random_user(number: str) -> tuple[str, ...]:
+    """Return the options of a user that a cluster chose, in the group of its volumes."""
+    return (f"--user={number}:0", f"--group-add={GROUP}", "--passwd=false")
+
+
+def group_volume(cluster: Cluster) -> str:
+    """Return a volume as ``fsGroup`` makes it: root's, and only a group may write there."""
+    data = cluster.volume()
+    capabilities = ("--cap-add=CHOWN", "--cap-add=FOWNER", "--cap-add=FSETID", "--user=0:0")
+    cluster.tool(data, f"chgrp {GROUP} /data && chmod 2770 /data", *capabilities, at="/data")
+    return data
+
+
+def test_a_random_user_serves_from_the_volume_of_a_group(cluster: Cluster) -> None:
+    """The data is made, served, and served again; every stop is clean."""
+    data = group_volume(cluster)
+    for start in range(2):
+        operand = cluster.run(*random_user(FIRST), data=data).wait_ready()
+        owner = operand.exec("stat", "--format=%u:%g %a", "/var/lib/postgresql/data").checked()
+        made = operand.exec("stat", "--format=%u %a", "/var/lib/postgresql/data/pgdata").checked()
+        if start == 0:
+            operand.sql("CREATE TABLE kept AS SELECT 42 AS answer")
+        answer = operand.sql("SELECT answer FROM kept")
+        code, _ = operand.stop()
+
+        assert owner.out.split() == [f"0:{GROUP}", "2770"]
+        assert made.out.split()[0] == FIRST
+        assert answer == "42"
+        assert code == 0
+
+
+def test_the_data_of_another_random_user_is_refused_by_name(cluster: Cluster) -> None:
+    """Postgres serves its own data only: the status says whose it is, and nothing is changed."""
+    data = group_volume(cluster)
+    first = cluster.run(*random_user(FIRST), data=data).wait_ready()
+    first.sql("CREATE TABLE kept AS SELECT 42 AS answer")
+    assert first.stop()[0] == 0
+
+    second = cluster.run(*random_user(SECOND), data=data)
+    failure = second.wait_phase("failed")["failure"]
+    answers = second.probes(ready=503)
+    code, _ = second.stop()
+
+    assert failure["code"] == "data-directory-owner"
+    assert FIRST in failure["message"]
+    assert SECOND in failure["message"]
+    assert answers.live == [200]
+    assert code == failure["exit_code"]
+    third = cluster.run(*random_user(FIRST), data=data).wait_ready()
+    assert third.sql("SELECT answer FROM kept") == "42"
