@@ -158,6 +158,12 @@ def _add_build(command: argparse.ArgumentParser) -> None:
         required=True,
         help="an OCI layout (default), that as an archive, or the volume as a directory",
     )
+    result.add_argument(
+        "--compression",
+        choices=("gzip", "zstd"),
+        default="gzip",
+        help="of the layer (default: gzip, which everything takes)",
+    )
     result.add_argument("--overwrite", action="store_true", help="replace an earlier result")
     result.add_argument(
         "--force", action="store_true", help="write it though a server would refuse it"

@@ -21,7 +21,7 @@ from instance_manager.commands.metadata_arguments import metadata_of
 from instance_manager.errors import Exit, UsageError
 from instance_manager.images import debian
 from instance_manager.images.building import build
-from instance_manager.images.models import Form, Request, Target
+from instance_manager.images.models import Compression, Form, Request, Target
 from instance_manager.supervision.children import Children
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def request_of(options: argparse.Namespace) -> Request:
         base_name=options.base_name,
         beside=tuple(options.beside),
         smoke_test=tuple(map(statement, options.smoke_test)),
+        compression=Compression(options.compression),
         metadata=metadata_of(options),
     )
 

@@ -31,8 +31,9 @@ from instance_manager.images import debian, describing, oci
 from instance_manager.images.apt import Apt
 from instance_manager.images.beside import take_all
 from instance_manager.images.closure import Closure, add_data, note_others
-from instance_manager.images.models import Form, Role, Summary
+from instance_manager.images.models import Compression, Form, Role, Summary
 from instance_manager.images.packages import Union, unpack, with_roles
+from instance_manager.images.squeezing import require_zstd, zstd_layer
 from instance_manager.images.tools import BuildError
 from instance_manager.images.volume import (
     VolumeTree,
@@ -101,7 +102,10 @@ async def _build(
     tell(f"writing {request.target.path}")
     size = sum((content.volume.root / path).lstat().st_size for path in content.volume.files())
     summary = _summary(content, request, base, facts, findings)
-    written = _write(content, request, base, facts, epoch)
+    layer = None
+    if request.compression is Compression.ZSTD and request.target.form is not Form.DIRECTORY:
+        layer = await zstd_layer(children, content.volume.root, work, epoch)
+    written = _write(content, request, base, facts, epoch, layer)
     return summary.model_copy(
         update={
             "size_bytes": size,
@@ -123,6 +127,8 @@ def _require_usable(request: Request) -> None:
         )
     if request.directory is not None and not request.directory.is_dir():
         raise UsageError(f"cannot build from {str(request.directory)!r}: it is no directory")
+    if request.compression is Compression.ZSTD:
+        require_zstd()
     path = request.target.path
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {str(path)!r}: there is no directory {path.parent}")
@@ -357,7 +363,12 @@ class _Written(NamedTuple):
 
 
 def _write(
-    content: _Content, request: Request, base: Base, facts: describing.Facts, epoch: int
+    content: _Content,
+    request: Request,
+    base: Base,
+    facts: describing.Facts,
+    epoch: int,
+    ready: oci.Layer | None,
 ) -> _Written:
     tree, target = content.volume.root, request.target
     if target.form is Form.DIRECTORY:
@@ -368,7 +379,7 @@ def _write(
         base.architecture, describing.labels(facts, request.labels), epoch, reference
     )
     layout = tree.with_name("layout")
-    manifest, layer = oci.write_layout(tree, layout, identity)
+    manifest, layer = oci.write_layout(tree, layout, identity, ready)
     if target.form is Form.ARCHIVE:
         archive = tree.with_name("archive")
         oci.write_archive(layout, archive)

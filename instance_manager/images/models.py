@@ -26,6 +26,13 @@ class Form(StrEnum):
     DIRECTORY = "dir"
 
 
+class Compression(StrEnum):
+    """How a layer is compressed."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
 class Target(NamedTuple):
     """Where a result goes, and in which form."""
 
@@ -66,6 +73,7 @@ class Request:
     """Other volumes, as ``extension test`` takes them: what they offer is not brought."""
     smoke_test: tuple[str, ...] = ()
     """SQL for the metadata, that only a smoke test runs."""
+    compression: Compression = Compression.GZIP
     metadata: Mapping[str, object] = field(default_factory=dict[str, object])
     """Further fields of the metadata, which win over what the build finds."""
 

@@ -15,7 +15,7 @@ import os
 import stat
 import tarfile
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,11 +58,24 @@ def timestamp(epoch: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
 
 
-def write_layout(tree: Path, layout: Path, image: Identity) -> tuple[Descriptor, Descriptor]:
-    """Write the image of a tree as a layout; return its manifest and its layer."""
+class Layer(NamedTuple):
+    """A layer that is a file already: its kind, and the digest of what it holds unpacked."""
+
+    place: Path
+    kind: str
+    contents: str
+
+
+def write_layout(
+    tree: Path, layout: Path, image: Identity, ready: Layer | None = None
+) -> tuple[Descriptor, Descriptor]:
+    """Write the image of a tree as a layout; return its manifest and its layer.
+
+    A layer that is *ready* is moved into it in the place of one that is made.
+    """
     blobs = layout / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    layer, contents = _write_layer(tree, blobs, image.epoch)
+    layer, contents = _adopt(ready, blobs) if ready else _write_layer(tree, blobs, image.epoch)
     created = timestamp(image.epoch)
     configuration = {
         "created": created,
@@ -144,6 +157,25 @@ def _write_layer(tree: Path, blobs: Path, epoch: int) -> tuple[Descriptor, str]:
     unnamed.rename(blobs / name)
     (blobs / name).chmod(0o644)
     return Descriptor(_LAYER, f"sha256:{name}", packed.size), f"sha256:{contents.hash.hexdigest()}"
+
+
+def write_plain(tree: Path, file: Path, epoch: int) -> str:
+    """Write the layer of a tree as it is; return its digest."""
+    with file.open("wb") as content:
+        hashed = _Hashing(content)
+        with tarfile.open(
+            fileobj=cast("gzip.GzipFile", hashed), mode="w|", format=tarfile.PAX_FORMAT
+        ) as archive:
+            write_tree(archive, tree, epoch)
+    return f"sha256:{hashed.hash.hexdigest()}"
+
+
+def _adopt(ready: Layer, blobs: Path) -> tuple[Descriptor, str]:
+    with ready.place.open("rb") as file:
+        name = hashlib.file_digest(file, "sha256").hexdigest()
+    place = ready.place.rename(blobs / name)
+    place.chmod(0o644)
+    return Descriptor(ready.kind, f"sha256:{name}", place.stat().st_size), ready.contents
 
 
 def write_tree(archive: tarfile.TarFile, tree: Path, epoch: int) -> None:

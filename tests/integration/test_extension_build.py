@@ -675,3 +675,32 @@ def test_a_library_to_be_preloaded_must_be_there(site: Site) -> None:
 
     assert (refused.returncode, site.left()) == (3, [])
     assert 'asks for library "nowhere"' in refused.stderr
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 14) and not shutil.which("zstd"), reason="there is no zstd here"
+)
+def test_a_layer_can_be_compressed_by_zstd(site: Site) -> None:
+    """The same files, said so in the manifest, and the same bytes again."""
+    digests = [
+        json.loads(
+            site.run(
+                *(f"--package={THING}", "--name=thing", "--format=json"),
+                *(f"--output={site.results / name}", f"--compression={name.partition('-')[0]}"),
+            ).stdout
+        )["digest"]
+        for name in ("zstd-1", "zstd-2", "gzip")
+    ]
+
+    def described(name: str, digest: str) -> Any:
+        return json.loads((site.results / name / "blobs/sha256" / digest[7:]).read_text())
+
+    packed, usual = described("zstd-1", digests[0]), described("gzip", digests[2])
+    assert digests[0] == digests[1] != digests[2]
+    assert packed["layers"][0]["mediaType"].endswith("tar+zstd")
+    configs = (
+        described("zstd-1", packed["config"]["digest"]),
+        described("gzip", usual["config"]["digest"]),
+    )
+    assert configs[0]["rootfs"] == configs[1]["rootfs"]
+    assert site.left() == ["gzip", "zstd-1", "zstd-2"]
