@@ -358,6 +358,7 @@ class Cluster:
         at: str = "/var/lib/postgresql/data",
         extensions: dict[str, str] | None = None,
         command: tuple[str, ...] = (),
+        beside: Operand | None = None,
     ) -> Operand:
         """Start a container.
 
@@ -367,7 +368,12 @@ class Cluster:
             at: where it is mounted.
             extensions: images by the name of their volume.
             command: what comes after the image.
+            beside: the container whose network it shares; none by default.
         """
+        confined = CONFINED
+        if beside:
+            network = f"--network=container:{beside.name}"
+            confined = tuple(network if one == "--network=none" else one for one in CONFINED)
         name = next(self._names)
         mounts = [
             f"--mount=type=image,src={image},dst=/extensions/{volume}"
@@ -378,7 +384,7 @@ class Cluster:
             "run",
             "--detach",
             f"--name={name}",
-            *CONFINED,
+            *confined,
             f"--volume={data or self.volume()}:{at}",
             *mounts,
             *options,
