@@ -276,6 +276,20 @@ def test_a_user_without_a_name_is_served(
     assert one.stop() == 0
 
 
+def test_an_image_that_starts_as_root_is_served(
+    server: Callable[[Foreign], Server], manager: str
+) -> None:
+    """As the official image does; the manager becomes postgres for good."""
+    one = server(OFFICIAL_18)
+    powers = "--cap-add=SETUID,SETGID,CHOWN,FOWNER,DAC_OVERRIDE"
+    one.run(mounted(manager), powers, f"--volume={one.name}:{OFFICIAL_18.volume}")
+    one.wait_ready()
+
+    users = one.exec("sh", "-c", "grep ^Uid /proc/1/status").checked().out.split()
+    assert users == ["Uid:", *["999"] * 4]
+    assert one.stop() == 0
+
+
 def test_the_secret_of_the_environment_is_forgotten(
     server: Callable[[Foreign], Server], manager: str
 ) -> None:
