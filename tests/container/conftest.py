@@ -370,7 +370,7 @@ class Cluster:
             command: what comes after the image.
             beside: the container whose network it shares; none by default.
         """
-        confined = CONFINED
+        confined: tuple[str, ...] = CONFINED
         if beside:
             network = f"--network=container:{beside.name}"
             confined = tuple(network if one == "--network=none" else one for one in CONFINED)
