@@ -116,7 +116,9 @@ def bill(root: Root) -> bytes:
         "files": [_file(identifier, each) for identifier, each in files.items()],
         "relationships": [
             _relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"),
-            *(_relation("SPDXRef-Image", "CONTAINS", each) for each in (*packages, *files)),
+            *(_relation("SPDXRef-Image", "CONTAINS", each) for each in packages),
+            # A package contains files only where all of its files are listed.
+            *(_relation("SPDXRef-DOCUMENT", "DESCRIBES", each) for each in files),
         ],
     }
     identity = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

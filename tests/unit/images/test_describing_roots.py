@@ -81,17 +81,22 @@ def test_a_package_has_the_sum_of_its_archive_where_that_is_known() -> None:
 
 
 def test_each_part_is_in_the_image_once_and_by_a_name_that_the_format_allows() -> None:
-    """Identifiers are unique, and each relation names two that are there."""
+    """Identifiers are unique; a package whose files are not all listed contains none."""
     whole = document()
     parts = [each["SPDXID"] for each in (*whole["packages"], *whole["files"])]
     contained = [
         each["relatedSpdxElement"]
         for each in whole["relationships"]
-        if each["relationshipType"] == "CONTAINS"
+        if each["relatedSpdxElement"] != "SPDXRef-Image"
     ]
 
     assert len(set(parts)) == len(parts) == 6
     assert sorted(contained) == sorted(part for part in parts if part != "SPDXRef-Image")
+    assert not [
+        each
+        for each in whole["relationships"]
+        if each["relationshipType"] == "CONTAINS" and "File" in each["relatedSpdxElement"]
+    ]
     assert all(re.fullmatch(r"SPDXRef-[A-Za-z0-9.-]+", part) for part in parts)
 
 
