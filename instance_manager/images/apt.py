@@ -6,6 +6,7 @@ its keys and its preferences, and fetches into the cache. Signatures and hashes 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
@@ -55,9 +56,17 @@ class Apt:
         identity = f"{base.architecture}\0{host_sources}\0{text}"
         self._state = cache / "lists" / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._options = [*self._own_options(host_sources=host_sources), *options]
-        for directory in (self._archives / "partial", self._state / "lists" / "partial"):
-            directory.mkdir(parents=True, exist_ok=True)
-        self._write_sources(sources)
+        try:
+            for directory in (self._archives / "partial", self._state / "lists" / "partial"):
+                directory.mkdir(parents=True, exist_ok=True)
+            self._write_sources(sources)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise UsageError(
+                f"cannot use --cache {str(cache)!r}: {error.strerror}",
+                hint="it must be a directory that can be written to",
+            ) from error
 
     def _own_options(self, *, host_sources: bool) -> list[str]:
         root, state = self._base.root, self._state
@@ -106,7 +115,8 @@ class Apt:
         except BuildError as error:
             raise BuildError(
                 error.message,
-                hint="the sources are the base's; --sources host takes this host's,"
+                hint=error.hint
+                or "the sources are the base's; --sources host takes this host's,"
                 " --apt-option KEY=VALUE sets anything of apt.conf(5), --no-update takes the"
                 " lists of the last time",
             ) from error
@@ -155,7 +165,8 @@ class Apt:
         except BuildError as error:
             raise BuildError(
                 f"cannot get {', '.join(packages)} for base {self._base.name}: {error.message}",
-                hint="does the base's distribution have it in this version? A repository of its"
+                hint=error.hint
+                or "does the base's distribution have it in this version? A repository of its"
                 " own is added to the base, or --sources host takes this host's",
             ) from error
 

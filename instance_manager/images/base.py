@@ -156,15 +156,19 @@ def _look(name: str, digest: str, root: Path, wanted: int | None) -> Base:
         for each in root.glob("usr/lib/postgresql/*/bin/postgres")
         if each.parts[-3].isdigit()
     )
-    if wanted is not None:
-        majors = [each for each in majors if each == wanted]
     if not majors:
-        which = "PostgreSQL" if wanted is None else f"PostgreSQL {wanted}"
         raise UsageError(
-            f"cannot use base {name!r}: there is no {which} in /usr/lib/postgresql",
+            f"cannot use base {name!r}: there is no PostgreSQL in /usr/lib/postgresql",
             hint="the base is the image that the server runs in",
         )
-    program = f"/usr/lib/postgresql/{majors[-1]}/bin/postgres"
+    if wanted is not None and wanted not in majors:
+        raise UsageError(
+            f"cannot use base {name!r}: there is no PostgreSQL {wanted} in it, but"
+            f" {', '.join(map(str, majors))}",
+            hint="the names of packages and --postgres-major say for which server to build",
+        )
+    major = majors[-1] if wanted is None else wanted
+    program = f"/usr/lib/postgresql/{major}/bin/postgres"
     real = files.real(program)
     server = files.at(real) if real else None
     platform = platform_of(files, server.linkable) if server and server.linkable else None
@@ -180,7 +184,7 @@ def _look(name: str, digest: str, root: Path, wanted: int | None) -> Base:
         files=files,
         server=server,
         platform=platform,
-        major=majors[-1],
+        major=major,
         architecture=_architecture(root, name),
         system=parse_os_release(files.read("/etc/os-release").decode("utf-8", "replace")),
     )

@@ -76,7 +76,7 @@ async def build(children: Children, request: Request, tell: Tell) -> Summary:
     """
     _require_usable(request)
     with _beside(request.target) as work:
-        async with bases.open_base(children, request.base, work, request.major) as base:
+        async with bases.open_base(children, request.base, work, _major(request)) as base:
             return await _build(children, request, base, work, tell)
 
 
@@ -113,6 +113,23 @@ async def _build(
             "compressed_bytes": written.compressed,
         }
     )
+
+
+def _major(request: Request) -> int | None:
+    """Return the server to build for: the one that is asked for, or that packages are for."""
+    named = sorted(
+        {
+            each
+            for name in map(debian.bare_package, request.packages)
+            if (each := debian.major_of(name))
+        }
+    )
+    if len(named) > 1 and request.major is None:
+        raise UsageError(
+            f"cannot build for PostgreSQL {' and '.join(map(str, named))}:"
+            " an image is for one server"
+        )
+    return request.major or (named[0] if named else None)
 
 
 def _require_usable(request: Request) -> None:
@@ -204,7 +221,7 @@ def _installed(base: Base) -> frozenset[str]:
 def _lay_out(
     request: Request, base: Base, packages: tuple[Package, ...], beside: Beside, work: Path
 ) -> _Content:
-    volume = VolumeTree(work / "volume", request.name)
+    volume = VolumeTree(work / "volume" / request.name, request.name)
     union = Union(packages, base)
     if request.directory is not None:
         lay_out_directory(volume, request.directory, request.excluded)
@@ -218,6 +235,12 @@ def _lay_out(
     if more:
         closure.add_all(more)
     note_others(volume, packages, closure)
+    if not volume.files():
+        raise UsageError(
+            f"cannot build {request.name}: what it is made of has nothing that a volume has",
+            hint="a tree is what make install DESTDIR=DIR wrote; a package is that of an extension"
+            " or of a library",
+        )
     put_licences(volume, union, packages)
     _note(volume, base, packages, request)
     return _Content(volume, packages, closure)
@@ -378,10 +401,10 @@ def _write(
     identity = oci.Identity(
         base.architecture, describing.labels(facts, request.labels), epoch, reference
     )
-    layout = tree.with_name("layout")
+    layout = tree.parent.with_name("layout")
     manifest, layer = oci.write_layout(tree, layout, identity, ready)
     if target.form is Form.ARCHIVE:
-        archive = tree.with_name("archive")
+        archive = layout.with_name("archive")
         oci.write_archive(layout, archive)
         _move(archive, target.path)
     else:
@@ -394,7 +417,7 @@ def _move(result: Path, path: Path) -> None:
     if result.is_dir():
         result.chmod(0o755)
         if path.exists():
-            path.rename(result.with_name("replaced"))
+            path.rename(result.with_name(".replaced"))
     result.rename(path)
 
 

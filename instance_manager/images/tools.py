@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _DEADLINE_SECONDS: Final = 1800.0
 _SHOWN: Final = 2000
+_HOST: Final = (
+    "on Debian and Ubuntu: apt-get install {}; elsewhere build in a container, by the Dockerfile"
+    " that instance-manager extension dockerfile prints"
+)
 
 
 class BuildError(PermanentError):
@@ -30,7 +34,7 @@ def program(name: str, package: str) -> str:
     """
     path = shutil.which(name)
     if path is None:
-        raise BuildError(f"cannot find {name} on this host", hint=f"apt-get install {package}")
+        raise BuildError(f"cannot find {name} on this host", hint=_HOST.format(package))
     return path
 
 

@@ -206,7 +206,7 @@ def test_the_metadata_is_what_the_manager_reads(site: Site) -> None:
 
 
 def test_the_same_inputs_give_the_same_bytes(site: Site, tmp_path: Path) -> None:
-    """Whoever builds, when and where: other umask, directory, time zone, and times of files."""
+    """Whoever builds: other umask, directory, zone, locale, day, times of files."""
     digests = set[str]()
     for number, (umask, zone) in enumerate(((0o022, "UTC"), (0o077, "Asia/Tokyo"))):
         directory = tmp_path / f"elsewhere-{number}"
@@ -214,11 +214,23 @@ def test_the_same_inputs_give_the_same_bytes(site: Site, tmp_path: Path) -> None
         site.cache = directory / "cache"
         os.utime(site.repository.place / "Packages", (number + 1, number + 1))
         output = f"oci-archive:{site.results / str(number)}"
-        result = site.run(
-            *(f"--package={THING}", "--name=thing", f"--output={output}", "--format=json"),
+        given = (f"--package={THING}", "--name=thing", f"--output={output}", "--format=json")
+        # Years apart where the clock can be made to be.
+        clock = ("faketime", f"20{30 + number}-02-03") if shutil.which("faketime") else ()
+        result = subprocess.run(
+            [*clock, *site.command(*given)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
             cwd=directory,
             umask=umask,
-            env={**os.environ, "TZ": zone, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={
+                **os.environ,
+                "TZ": zone,
+                "LC_ALL": "C.UTF-8" if number else "C",
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            },
         )
         assert result.returncode == 0, result.stderr
         digests.add(json.loads(result.stdout)["digest"])
@@ -527,6 +539,10 @@ def test_a_result_can_be_replaced(site: Site) -> None:
         (("--package=p-1", "--output=x", "--revision=a\nb"), "short text"),
         (("--package=p-1", "--output=x", "--parameter=a.b=\n"), "printable"),
         (("--package=p-1", "--output=x", "--base=./gone"), "cannot use base './gone'"),
+        (("--package=postgresql-17-p", "--output=x"), "no PostgreSQL 17 in it, but 18"),
+        (("--package=postgresql-17-p", "--package=postgresql-18-p", "--output=x"), "one server"),
+        (("--package=p-1", "--output=x", "--cache=/proc/x"), "cannot use --cache '/proc/x'"),
+        (("--from-directory=.", "--name=x", "--output=x"), "nothing that a volume has"),
     ],
 )
 def test_what_can_not_be_asked_for_is_told(
