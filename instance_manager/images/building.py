@@ -342,10 +342,15 @@ def _given_requires(request: Request) -> list[str]:
 
 
 def _version(request: Request, packages: Sequence[Package], versions: dict[str, str]) -> str:
-    """Return the version of the package that was asked for first, or of an extension."""
+    """Return the version of the package that was asked for first, or of an extension.
+
+    Packages beside a tree give libraries: there the tree's own extension counts first.
+    """
     found = {each.name: each.version for each in packages}
     asked = [found.get(debian.bare_package(each), "") for each in request.packages]
-    return next(filter(None, [*asked, *versions.values()]), "0")
+    own = list(versions.values())
+    found_first = [*asked, *own] if request.directory is None else [*own, *asked]
+    return next(filter(None, found_first), "0")
 
 
 def _hashed_files(volume: VolumeTree) -> list[describing.HashedFile]:
