@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 PREFIX: Final = os.environ.get("IMAGE_PREFIX") or "localhost/instance-manager"
@@ -38,6 +38,7 @@ BUILD_KEYS: Final = frozenset(
 TEST_KEYS: Final = frozenset(("parameter", "sql"))
 BUILD_SECONDS: Final = 1800
 TEST_SECONDS: Final = 900
+ENDING_SECONDS: Final = 30
 GOOD: Final = "good"
 
 
@@ -70,6 +71,7 @@ def main() -> int:
         names = in_order(definitions, options.names or list(definitions))
         options.output.mkdir(parents=True, exist_ok=True)
         with alone(options.output):
+            clear(options.output, definitions)
             return make(options, definitions, names)
     except WrongUseError as error:
         say(str(error))
@@ -149,6 +151,14 @@ def alone(output: Path) -> Iterator[None]:
         except OSError:
             raise WrongUseError(f"another run is at work in {output}") from None
         yield
+
+
+def clear(output: Path, names: Iterable[str]) -> None:
+    """Remove what builds left behind that were killed."""
+    for name in names:
+        for place in output.glob(f".{name}.*"):
+            if place.is_dir():
+                shutil.rmtree(place)
 
 
 def make(
@@ -286,19 +296,35 @@ def reasons(result: dict[str, Any]) -> Iterator[str]:
 def run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str] | None:
     """Run a program; return None where it took too long."""
     try:
-        return subprocess.run(
+        program = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=seconds,
-            check=False,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         )
-    except subprocess.TimeoutExpired:
-        return None
     except OSError as error:
         raise WrongUseError(f"cannot run {command[0]}: {error.strerror}") from None
+    with program:
+        try:
+            out, errors = program.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            end(program)
+            return None
+        except KeyboardInterrupt:
+            end(program)
+            raise
+    return subprocess.CompletedProcess(command, program.returncode, out, errors)
+
+
+def end(program: subprocess.Popen[str]) -> None:
+    """End a program so that it can clear away what is half done; kill one that does not."""
+    program.terminate()
+    try:
+        program.communicate(timeout=ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        program.kill()
 
 
 def why_not(said: subprocess.CompletedProcess[str] | None) -> str:
