@@ -37,7 +37,7 @@ USED: Final = (
     ("SELECT '[1,2]'::vector <-> '[1,5]'", "3"),
     ("CREATE TABLE m (at timestamptz NOT NULL); SELECT 1 FROM create_hypertable('m', 'at')", "1"),
     ("SHOW pgaudit.log", "none"),
-    ("SHOW pg_failover_slots.synchronize_slot_names", "name_like:%"),
+    ("SHOW pg_failover_slots.synchronize_slot_names", "name_like:%%"),
     ("SELECT cron.schedule('x', '0 3 * * *', 'SELECT 1')", "1"),
     ("SELECT slot_name FROM pg_create_logical_replication_slot('s', 'wal2json')", "s"),
     ("SELECT urlencode('a b')", "a+b"),
