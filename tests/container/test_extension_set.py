@@ -122,7 +122,7 @@ def test_each_image_of_the_set_is_good_alone(built: Set) -> None:
 def test_a_second_run_builds_nothing(built: Set, images: Images) -> None:
     """All is as before; an image that is damaged is made anew, and nothing else."""
     command = [sys.executable, str(CHECKOUT / "docker/extensions/build.py"), "wal2json"]
-    command += [f"--base={images.operand}", f"--output={OUTPUT}"]
+    command += [f"--base={images.operand}", f"--output={OUTPUT}", f"--registry={LOADED}"]
     apt = "--apt-option=Acquire::Check-Valid-Until=false"
     (OUTPUT / "wal2json/index.json").write_text("{}")
     for told in ("wal2json: good\n", "wal2json: good as before\n"):
