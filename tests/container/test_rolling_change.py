@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from tests.support.manager import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from tests.container.conftest import Cluster, Images, Operand
 
@@ -99,7 +99,7 @@ class Pair:
         until(lambda: self.servers["standby"].sql(replayed) == "t", "the standby has it all")
 
     @contextmanager
-    def asking(self, role: str) -> Iterator[None]:
+    def asking(self, role: str) -> Generator[None]:
         """Require that a client of one gets an answer each time, before, within and after."""
         client = self._cluster.run(
             "--entrypoint=/opt/instance-manager/bin/python",

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.support.built_rows import BUILT
 from tests.support.package_table import PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from tests.support.built_rows import BuiltRow
 
@@ -25,7 +25,7 @@ _NOTHING: Final = "-"
 _TEXT: Final = """
 {title}
 Written by `make matrix` too: `instance-manager extension build` made an image of each package, for
-the operand image, with nothing but `--preload` and `--bundle` told. `instance-manager extension
+the operand image, told nothing but what is to be preloaded. `instance-manager extension
 test` then mounted it alone, or with those that it requires, in a server: *preflight* is what was
 found before the start, and what came of *created and used* is for all its extensions: created,
 each function of C looked up, each view read, dropped, updated from the oldest version that there
@@ -75,7 +75,7 @@ def write_page() -> bool:
     """Write the part of the page, if there is an outcome of each row; return whether."""
     if not all(_file(row.package).exists() for row in BUILT):
         return False
-    text = text_of([_read(row) for row in BUILT])
+    text = text_of({row: _read(row) for row in BUILT})
     before, _, _ = PAGE.read_text(encoding="utf-8").partition(TITLE)
     PAGE.write_text(f"{before.rstrip()}\n{text}", encoding="utf-8")
     return True
@@ -87,16 +87,17 @@ def kept_part() -> str:
     return f"{title}{rest}"
 
 
-def text_of(outcomes: Sequence[Outcome]) -> str:
+def text_of(outcomes: Mapping[BuiltRow, Outcome]) -> str:
     """Return the part of the page."""
-    works = sum(one.works for one in outcomes)
+    works = sum(one.works for one in outcomes.values())
     head = _TEXT.format(title=TITLE.strip("\n"), works=works, all=len(outcomes))
-    return head + "".join(f"{_line(one)}\n" for one in outcomes)
+    return head + "".join(f"{_line(row, one)}\n" for row, one in outcomes.items())
 
 
-def _line(one: Outcome) -> str:
+def _line(row: BuiltRow, one: Outcome) -> str:
     needs = [f"preloaded: {', '.join(one.preload)}"] if one.preload else []
     needs += [f"beside {', '.join(one.beside)}"] if one.beside else []
+    needs += [row.why] if row.why else []
     used = "; ".join((one.used, *needs))
     cells = (
         f"`{one.package}`",
@@ -124,6 +125,7 @@ def _file(package: str) -> Path:
 
 
 def _read(row: BuiltRow) -> Outcome:
-    known = json.loads(_file(row.package).read_text())
-    lists = {name: tuple(known[name]) for name in ("libraries", "beside", "preload")}
-    return Outcome(**{**known, **lists})
+    known: dict[str, Any] = json.loads(_file(row.package).read_text())
+    for name in ("libraries", "beside", "preload"):
+        known[name] = tuple(known[name])
+    return Outcome(**known)
