@@ -24,6 +24,7 @@ TITLE: Final = "\n## Images that `extension build` makes\n"
 _NOTHING: Final = "-"
 _TEXT: Final = """
 {title}
+
 Written by `make matrix` too: `instance-manager extension build` made an image of each package, for
 the operand image, told nothing but what is to be preloaded. `instance-manager extension
 test` then mounted it alone, or with those that it requires, in a server: *preflight* is what was
