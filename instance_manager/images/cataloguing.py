@@ -52,7 +52,14 @@ async def describe(children: Children, source: str, work: Path, registry: str) -
     root, name = await take(children, source, work)
     try:
         identity = _identity(layout or work / "image.tar")
-    except (OSError, ValueError, LookupError, TypeError, tarfile.TarError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        tarfile.TarError,
+    ) as error:
         raise UsageError(f"cannot catalogue {source!r}: it is no OCI layout: {error}") from error
     facts = look_into(root, name)
     if layout is None:
@@ -153,16 +160,18 @@ def _identity(image: Path) -> _Identity:
     with _Layout(image) as layout:
         listed = _objects(layout.read("index.json")["manifests"])
         first = listed[0]
-        platform = first.get("platform")
-        architecture = platform.get("architecture", "") if isinstance(platform, dict) else ""
+        platform = cast("dict[str, Any]", first.get("platform") or {})
+        architecture = str(platform.get("architecture", ""))
         document = layout.blob(first["digest"])
         while "manifests" in document:
             document = layout.blob(_objects(document["manifests"])[0]["digest"])
             architecture = ""
-        labels = document.get("annotations") or {}
-        config = layout.blob(document["config"]["digest"]).get("config") or {}
-        labels = {**labels, **(config.get("Labels") or {})}
-        texts = {key: value for key, value in labels.items() if isinstance(value, str)}
+        labels = cast("dict[str, Any]", document.get("annotations") or {})
+        config = cast(
+            "dict[str, Any]", layout.blob(document["config"]["digest"]).get("config") or {}
+        )
+        own = cast("dict[str, Any]", config.get("Labels") or {})
+        texts = {key: each for key, each in {**labels, **own}.items() if isinstance(each, str)}
         return _Identity(first["digest"], architecture, texts)
 
 

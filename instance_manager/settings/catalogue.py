@@ -7,7 +7,7 @@ nothing in it is trusted further than the settings that name it.
 # No postponed annotations here: pydantic would evaluate each of them anew.
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -114,10 +114,10 @@ def _texts_of(value: Any) -> Iterator[str]:
         case str():
             yield value
         case tuple():
-            for one in value:
+            for one in cast("tuple[Any, ...]", value):
                 yield from _texts_of(one)
         case Mapping():
-            for name, one in value.items():
+            for name, one in cast("Mapping[str, Any]", value).items():
                 yield from (name, one)
         case _:
             pass
