@@ -114,7 +114,7 @@ def _texts_of(value: Any) -> Iterator[str]:
         case str():
             yield value
         case tuple():
-            for one in cast("tuple[Any, ...]", value):
+            for one in value:  # pyright: ignore[reportUnknownVariableType]
                 yield from _texts_of(one)
         case Mapping():
             for name, one in cast("Mapping[str, Any]", value).items():

@@ -119,7 +119,7 @@ def test_what_is_no_image_is_told(tmp_path: Path) -> None:
     bad = _layout(tmp_path, "bad", {"share/instance-manager/extension.json": '{"name": "A B"}'})
     cases: tuple[tuple[tuple[object, ...], str], ...] = (
         ((tmp_path / "empty",), "is no OCI layout has no digest"),
-        ((tmp_path / "text",), "it is no archive"),
+        ((tmp_path / "text",), "truncated header"),
         ((broken,), "is no whole OCI layout"),
         ((bad,), "cannot catalogue"),
         ((thing, thing), "are both 'thing' for PostgreSQL 18"),
