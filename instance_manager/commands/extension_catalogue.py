@@ -93,6 +93,6 @@ def _require_distinct(images: Sequence[CatalogueImage]) -> None:
 
 
 def _yaml(document: dict[str, Any]) -> str:
-    dump: Any = yaml.safe_dump  # pyright: ignore[reportUnknownMemberType]
+    dump: Any = yaml.safe_dump  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     text: str = dump(document, sort_keys=False, allow_unicode=False, width=1000)
     return text
