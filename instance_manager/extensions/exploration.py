@@ -24,6 +24,7 @@ from instance_manager.extensions.facts import (
 from instance_manager.extensions.files import FileView, open_regular
 from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.magic import read_magic
+from instance_manager.extensions.module_use import asks_for_module
 from instance_manager.extensions.paths import display, inner_path, is_searchable, is_volume_name
 from instance_manager.extensions.reading import NO_TARGET, VolumeReader, dangling, is_library
 
@@ -118,11 +119,11 @@ def _explore(
             for field, default, wish in zip(PathLists._fields, _DEFAULT_PATHS, wished, strict=True)
         )
     )
-    return facts._replace(
+    controls = tuple(_controls(reader, paths.extension_control_path))
+    facts = facts._replace(
         paths=paths,
         loader_paths_given=wished[2] is not None,
         metadata=described,
-        controls=tuple(_controls(reader, paths.extension_control_path)),
         libraries=tuple(_libraries(reader, paths)),
         suffixless=frozenset(
             name
@@ -130,8 +131,23 @@ def _explore(
             for name in reader.files(directory) or ()
             if "." not in name
         ),
+    )
+    present = facts.module_files()
+    return facts._replace(
+        controls=tuple(_with_its_need(reader, each, present) for each in controls),
         obstacles=reader.notes(),
     )
+
+
+def _with_its_need(
+    reader: VolumeReader, facts: ControlFacts, present: frozenset[str]
+) -> ControlFacts:
+    """Return the facts completed by whether the library that the volume lacks is asked for."""
+    module = facts.control.module
+    if module is None or not present.isdisjoint((module, f"{module}.so")):
+        return facts
+    scripts = (reader.real / facts.script_directory / each for each in facts.scripts)
+    return facts._replace(asks_for_module=asks_for_module(scripts))
 
 
 def _describe(reader: VolumeReader, catalogued: Metadata | None) -> Metadata:

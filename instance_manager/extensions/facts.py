@@ -92,7 +92,8 @@ class ControlFacts(NamedTuple):
 
     *versions* are those that its scripts can install; None where their directory is missing.
     *secondary* holds the control files of single versions, by path. *scripts* are the names of
-    its scripts, in *script_directory*.
+    its scripts, in *script_directory*. *asks_for_module* says that they may name the library of
+    the control file; it is false only where the volume lacks that one and no script does.
     """
 
     directory: str
@@ -103,6 +104,7 @@ class ControlFacts(NamedTuple):
     versions: tuple[str, ...] | None
     secondary: tuple[tuple[str, ControlFile], ...] = ()
     scripts: tuple[str, ...] = ()
+    asks_for_module: bool = True
 
 
 class PathLists(NamedTuple):

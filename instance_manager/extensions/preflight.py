@@ -151,7 +151,7 @@ def _missing_modules(
 
     for control in volume.controls:
         module = control.control.module
-        if module is not None and is_missing(module):
+        if module is not None and control.asks_for_module and is_missing(module):
             message = f'extension "{control.extension}" needs library "{module}"'
             message += ", which is not in dynamic_library_path"
             yield finding(Code.MODULE_MISSING, control.path, message)

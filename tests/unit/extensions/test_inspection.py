@@ -72,7 +72,10 @@ def test_several_volumes_are_judged_together(
     sample: MakeVolume, volume: MakeVolume, server: ServerFacts
 ) -> None:
     """One may need what another one holds."""
-    needy = volume("needy", {**FILES})
+    needs = {
+        "share/extension/sample--1.0.sql": "CREATE FUNCTION f() RETURNS int AS 'MODULE_PATHNAME'"
+    }
+    needy = volume("needy", {**FILES, **needs})
     alone, both = inspect([needy], server), inspect([needy, sample("sample")], server)
 
     assert alone.volumes[0].state is State.QUARANTINED

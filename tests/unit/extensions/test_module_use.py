@@ -1,0 +1,78 @@
+"""Whether the scripts of an extension ask for its library."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from instance_manager.extensions import module_use
+from instance_manager.extensions.inspection import inspect
+from instance_manager.extensions.models import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from instance_manager.extensions.facts import ServerFacts
+    from tests.unit.extensions.conftest import MakeVolume
+
+CONTROL = "default_version = '1.0'\nmodule_pathname = '$libdir/tap'"
+PLACE = "share/extension"
+
+
+def state(server: ServerFacts, place: Path) -> State:
+    """Return what becomes of a volume."""
+    return inspect([place], server).volumes[0].state
+
+
+def test_an_extension_of_sql_alone_needs_no_library(
+    volume: MakeVolume, server: ServerFacts
+) -> None:
+    """Its control file may name one all the same, as pgTAP's does."""
+    place = volume(
+        "tap",
+        {
+            f"{PLACE}/tap.control": CONTROL,
+            f"{PLACE}/tap--1.0.sql": "CREATE FUNCTION ok() RETURNS int RETURN 1",
+        },
+    )
+
+    assert state(server, place) is State.READY
+
+
+def test_a_library_that_one_script_of_many_names_is_needed(
+    volume: MakeVolume, server: ServerFacts
+) -> None:
+    """Whichever: an update runs it."""
+    place = volume(
+        "tap",
+        {
+            f"{PLACE}/tap.control": CONTROL,
+            f"{PLACE}/tap--1.0.sql": "SELECT 1",
+            f"{PLACE}/tap--0.9--1.0.sql": "CREATE FUNCTION f() RETURNS int AS MODULE_PATHNAME",
+        },
+    )
+
+    assert state(server, place) is State.QUARANTINED
+
+
+@pytest.mark.parametrize("before", [0, (1 << 20) - 7, (1 << 20) + 3])
+def test_the_name_is_found_wherever_it_stands(tmp_path: Path, before: int) -> None:
+    """Also where two pieces of a large script meet."""
+    script = tmp_path / "x--1.sql"
+    script.write_bytes(b"-" * before + b"MODULE_PATHNAME" + b"-" * 100)
+
+    assert module_use.asks_for_module([script])
+
+
+def test_what_can_not_be_read_may_ask(tmp_path: Path) -> None:
+    """A pipe, a script that is gone, or one without end: the library is then taken for needed."""
+    pipe, endless = tmp_path / "x--1.sql", tmp_path / "x--2.sql"
+    os.mkfifo(pipe)
+    with endless.open("wb") as file:
+        file.truncate(1 << 40)
+
+    for script in (pipe, endless, tmp_path / "gone.sql"):
+        assert module_use.asks_for_module([script])
+    assert not module_use.asks_for_module([])
