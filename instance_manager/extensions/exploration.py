@@ -147,7 +147,7 @@ def _with_its_need(
     if module is None or not present.isdisjoint((module, f"{module}.so")):
         return facts
     scripts = (reader.real / facts.script_directory / each for each in facts.scripts)
-    return facts._replace(asks_for_module=asks_for_module(scripts))
+    return facts._replace(asks_for_module=asks_for_module(scripts, module))
 
 
 def _describe(reader: VolumeReader, catalogued: Metadata | None) -> Metadata:

@@ -57,13 +57,41 @@ def test_a_library_that_one_script_of_many_names_is_needed(
     assert state(server, place) is State.QUARANTINED
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE FUNCTION f() RETURNS int AS '$libdir/tap', 'f' LANGUAGE c",
+        "CREATE FUNCTION f() RETURNS int as\n 'tap' LANGUAGE c",
+        "LOAD 'tap.so'",
+    ],
+)
+def test_a_library_that_a_script_has_the_name_of_is_needed(
+    volume: MakeVolume, server: ServerFacts, script: str
+) -> None:
+    """PostGIS has it in place of the macro."""
+    place = volume("tap", {f"{PLACE}/tap.control": CONTROL, f"{PLACE}/tap--1.0.sql": script})
+
+    assert state(server, place) is State.QUARANTINED
+
+
+@pytest.mark.parametrize("script", ["SELECT 'tap'", "LOAD '$libdir/tap_other'", "-- tap"])
+def test_a_word_that_is_the_name_asks_for_no_library(
+    volume: MakeVolume, server: ServerFacts, script: str
+) -> None:
+    """Scripts speak of their extension, and of others that are called alike."""
+    place = volume("tap", {f"{PLACE}/tap.control": CONTROL, f"{PLACE}/tap--1.0.sql": script})
+
+    assert state(server, place) is State.READY
+
+
+@pytest.mark.parametrize("name", [b"MODULE_PATHNAME", b"'$libdir/x'"])
 @pytest.mark.parametrize("before", [0, (1 << 20) - 7, (1 << 20) + 3])
-def test_the_name_is_found_wherever_it_stands(tmp_path: Path, before: int) -> None:
+def test_the_name_is_found_wherever_it_stands(tmp_path: Path, before: int, name: bytes) -> None:
     """Also where two pieces of a large script meet."""
     script = tmp_path / "x--1.sql"
-    script.write_bytes(b"-" * before + b"MODULE_PATHNAME" + b"-" * 100)
+    script.write_bytes(b"-" * before + name + b"-" * 100)
 
-    assert module_use.asks_for_module([script])
+    assert module_use.asks_for_module([script], "x")
 
 
 def test_what_can_not_be_read_may_ask(tmp_path: Path) -> None:
@@ -74,5 +102,5 @@ def test_what_can_not_be_read_may_ask(tmp_path: Path) -> None:
         file.truncate(1 << 40)
 
     for script in (pipe, endless, tmp_path / "gone.sql"):
-        assert module_use.asks_for_module([script])
-    assert not module_use.asks_for_module([])
+        assert module_use.asks_for_module([script], "x")
+    assert not module_use.asks_for_module([], "x")
