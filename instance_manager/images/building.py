@@ -84,8 +84,9 @@ async def _build(
     children: Children, request: Request, base: Base, work: Path, tell: Tell
 ) -> Summary:
     tell(f"base {base.name}: PostgreSQL {base.major} on {base.machine}")
-    packages = await _packages(children, request, base, work, tell)
+    # What is named beside costs no download, so a wrong name is told first.
     beside = await take_all(children, request.beside, work, request.name)
+    packages = await _packages(children, request, base, work, tell)
     tell("laying out")
     content = _lay_out(request, base, packages, beside, work)
     tell("judging")

@@ -82,7 +82,7 @@ async def _unpacked(children: Children, image: Path, work: Path, name: str) -> t
         title = await _unpack(children, layout, root)
     except (LayerError, tarfile.TarError) as error:
         hint = error.hint if isinstance(error, LayerError) else ""
-        raise UsageError(f"cannot test {name!r}: {error}", hint=hint or _FORMS) from error
+        raise UsageError(f"cannot use {name!r}: {error}", hint=hint or _FORMS) from error
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
@@ -103,7 +103,7 @@ async def _saved(children: Children, name: str, archive: Path) -> Path:
     podman = shutil.which("podman")
     if podman is None:
         raise UsageError(
-            f"cannot test {name!r}: no directory or file is there, and no podman",
+            f"cannot use {name!r}: no directory or file is there, and no podman",
             hint="name the directory of a volume, an OCI layout, or an archive of one",
         )
     archive.parent.mkdir(mode=_ALL_MAY_READ)
@@ -111,7 +111,7 @@ async def _saved(children: Children, name: str, archive: Path) -> Path:
     done = await run_tool(children, "podman", arguments, check=False)
     if not done.status.is_success:
         raise UsageError(
-            f"cannot test {name!r}: no directory or file is there, and no image of podman",
+            f"cannot use {name!r}: no directory or file is there, and no image of podman",
             hint=f"podman pull {name}; podman says: {done.errors.strip()[-300:]}",
         )
     return archive

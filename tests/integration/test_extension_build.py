@@ -634,6 +634,14 @@ def test_a_volume_beside_may_be_an_image_and_counts_as_it_is(site: Site) -> None
     assert "needs libgone.so.1" in refused.stderr
 
 
+def test_a_volume_beside_that_is_nowhere_is_told_before_packages_are_fetched(site: Site) -> None:
+    """It costs no download, and the sentence speaks of no test."""
+    refused = site.run("--package=postgresql-18-nothing", "--output=x", "--with=./nowhere")
+
+    assert refused.returncode == 2
+    assert "cannot use './nowhere': no directory or file is there" in refused.stderr
+
+
 def test_every_field_of_the_metadata_has_an_option(site: Site) -> None:
     """The manager reads each as it was given, and labels tell the source."""
     layout = site.results / "layout"

@@ -199,7 +199,7 @@ def test_a_layer_of_zstd_that_is_cut_off_is_refused(tmp_path: Path, cut: int) ->
     """Wherever it ends."""
     whole = zstd(gzip.decompress(layer(("lib/a", None, "1" * 3000))))
 
-    with pytest.raises(UsageError, match="cannot test"):
+    with pytest.raises(UsageError, match="cannot use"):
         taken_of(tmp_path, whole[:cut])
 
 
@@ -250,7 +250,7 @@ def test_what_a_layer_may_hold_is_bounded(
         (header("a/" * 70 + "b"), "more than 64 parts"),
         (header("hole", tarfile.GNUTYPE_SPARSE, 512), "holes"),
         (b"\0" * 100, "truncated"),
-        (b"PK\3\4" + b"x" * 2000, "cannot test"),
+        (b"PK\3\4" + b"x" * 2000, "cannot use"),
         (b"\xfd7zXZ\0" + b"x" * 2000, "gzip or zstd"),
         (b"", "empty"),
     ],
@@ -321,7 +321,7 @@ def test_what_can_not_be_made_is_told(tmp_path: Path) -> None:
     for number, name in enumerate(("x" * 300, "file/below")):
         place = tmp_path / str(number)
         place.mkdir()
-        with pytest.raises(UsageError, match="cannot test"):
+        with pytest.raises(UsageError, match="cannot use"):
             taken_of(place, header("file") + header(name) + bytes(1024))
 
 
