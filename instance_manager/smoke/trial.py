@@ -90,7 +90,9 @@ class Trial:
         # An update is of interest also where the newest version can't be used.
         steps.go_on()
         await steps.do(
-            "update", lambda: self._update(extension, version, fresh), "there is no older version"
+            "update",
+            lambda: self._update(extension, version, fresh),
+            "no older version can be created",
         )
         await self._clear()
         return Subject(kind="extension", name=name, version=version, steps=steps.done())
