@@ -289,7 +289,17 @@ def _judge(content: _Content, base: Base) -> tuple[Finding, ...]:
     # That another volume is needed is recorded, and no fault of this one.
     expected = Code.REQUIRES.value
     kept = (each for each in inspected if each.code != expected or not volume.ledger.requires)
-    return (*kept, *content.closure.judge())
+    return (*map(_for_an_author, kept), *content.closure.judge())
+
+
+def _for_an_author(finding: Finding) -> Finding:
+    """Return the finding with the way out of whoever builds, where a user has another."""
+    if finding.code != Code.PRELOAD_NEEDED.value:
+        return finding
+    hint = (
+        f"build it with --preload {finding.subject}: a server that lists the volume loads it then"
+    )
+    return finding.model_copy(update={"hint": hint})
 
 
 def _newest(request: Request, packages: Sequence[Package]) -> int:

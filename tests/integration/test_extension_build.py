@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from instance_manager.extensions.metadata import Metadata, parse
+from instance_manager.postgres.embedded import Demonstration
 from tests.support.made_objects import make_object
 from tests.support.manager import until
 from tests.support.package_repository import (
@@ -689,6 +690,29 @@ def test_every_field_of_the_metadata_has_an_option(site: Site) -> None:
     }
     assert '"org.opencontainers.image.source":"https://example.org/thing"' in manifest
     assert '"org.opencontainers.image.revision":"0123abc"' in manifest
+
+
+def test_a_library_that_wants_to_be_preloaded_names_the_option(
+    site: Site, server: Demonstration
+) -> None:
+    """An author records it; what a user would set is of no help to who builds."""
+    module = server.bin_directory.parent / "lib/pg_stat_statements.so"
+    site.repository.add(
+        "postgresql-18-early",
+        {
+            f"{EXTENSIONS}/early.control": "default_version = '1'\n",
+            f"{EXTENSIONS}/early--1.sql": SCRIPT,
+            f"{SERVER_LIBRARIES}/early.so": module.read_bytes(),
+        },
+    )
+    # The base that is made up has none of the functions that a real module calls.
+    given = ("--package=postgresql-18-early", "--force")
+    summary = site.built(*given, name="early")
+    recorded = site.built(*given, "--preload=early", name="recorded")
+
+    (found,) = [each for each in summary["findings"] if each["code"] == "EXT050"]
+    assert "build it with --preload early" in found["hint"]
+    assert "EXT050" not in {each["code"] for each in recorded["findings"]}
 
 
 def test_a_library_to_be_preloaded_must_be_there(site: Site) -> None:
