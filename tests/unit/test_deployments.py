@@ -93,6 +93,47 @@ def test_the_restricted_profile_admits_the_pod(manifest: list[dict[str, Any]]) -
         assert set(volume) - {"name"} <= RESTRICTED_VOLUMES
 
 
+def manager_pod(*, by_init_container: bool) -> dict[str, Any]:
+    """Return the pod of the page about the manager's own image, whole, in one of its two ways."""
+    page = (DOCKER.parent / "docs" / "manager-image.md").read_text(encoding="utf-8")
+    pod, change = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    if by_init_container:
+        changed = {volume["name"]: volume for volume in change["spec"].pop("volumes")}
+        kept = [volume for volume in pod["spec"]["volumes"] if volume["name"] not in changed]
+        pod["spec"] |= change["spec"] | {"volumes": [*changed.values(), *kept]}
+    whole: dict[str, Any] = pod
+    return whole
+
+
+@pytest.mark.parametrize("by_init_container", [False, True])
+def test_the_restricted_profile_admits_a_foreign_server(by_init_container: bool) -> None:
+    """The pod of the manager's own image is valid, confined, and can't write its manager."""
+    pod = manager_pod(by_init_container=by_init_container)
+    for version in VERSIONS:
+        kubernetes_validate.validate(pod, version, strict=True)
+    spec, guide = pod["spec"], pod_spec(pod_manifest())
+    (container,), (known,) = spec["containers"], guide["containers"]
+    volumes = {volume.pop("name"): set(volume) for volume in spec["volumes"]}
+
+    assert volumes["manager"] == {"emptyDir" if by_init_container else "image"}
+    assert all(kinds <= RESTRICTED_VOLUMES for kinds in volumes.values())
+    assert (
+        spec["securityContext"].items()
+        >= {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }.items()
+    )
+    for each in (container, *spec.get("initContainers", ())):
+        assert each["securityContext"] == known["securityContext"]
+        assert {mount["name"] for mount in each["volumeMounts"]} <= set(volumes)
+    (program,) = [mount for mount in container["volumeMounts"] if mount["name"] == "manager"]
+    assert program["readOnly"] is True
+    for name in ("ports", "startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[name] == known[name]
+    assert spec["terminationGracePeriodSeconds"] == guide["terminationGracePeriodSeconds"]
+
+
 def test_nothing_but_the_volumes_can_be_written(manifest: list[dict[str, Any]]) -> None:
     """The root is read-only, the data, its WAL and a tablespace have a volume each."""
     spec = pod_spec(manifest)
