@@ -94,6 +94,11 @@ def _directory(path: str) -> Path:
             f"cannot inspect {path!r}: {error.strerror}",
             hint="name a directory that holds share/extension or lib, such as a mounted image",
         ) from error
+    if (directory / "oci-layout").is_file():
+        raise UsageError(
+            f"cannot inspect {path!r}: it is an OCI layout, and no directory of files",
+            hint="extension test takes it; extension build --output dir:PATH writes a directory",
+        )
     # What is left of the path must name the directory.
     return directory.resolve() if directory.name in {"", ".."} else directory
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 from instance_manager import bundle
 from instance_manager.client import Client, ClientError, Status
 from instance_manager.databases.sessions import Sessions
-from instance_manager.errors import UsageError
+from instance_manager.errors import Exit, UsageError
 from instance_manager.health.snapshot import Target
 from instance_manager.postgres import account
 from instance_manager.postgres.connection import Answer, ask
@@ -87,6 +87,7 @@ class Server:
     """A running manager and its server."""
 
     def __init__(self, place: Place, child: Child, client: Client) -> None:
+        self._place = place
         self._child = child
         self._client = client
         self._target = Target(place.control.parent, _PORT, _SUPERUSER)
@@ -148,6 +149,10 @@ class Server:
 
     async def _status(self) -> Status | None:
         if self._child.status is not None:
+            if self._child.status.code == Exit.SETTINGS:
+                # What is to be tested can't be at fault: it changes no setting.
+                told = (line.strip() for line in self._place.last_lines()[-1:])
+                raise UsageError(" ".join(("cannot start a server to test in:", *told)))
             raise NotStartedError(f"the manager ended with {self._child.status}")
         with suppress(ClientError):
             return await self._client.status()

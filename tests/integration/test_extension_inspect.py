@@ -57,6 +57,16 @@ def test_the_document_is_that_of_the_api_and_more(server: Demonstration) -> None
     assert inspected["libraries"][0]["version"] == inspected["extensions"][0]["default_version"]
 
 
+def test_an_image_layout_is_no_volume(tmp_path: Path) -> None:
+    """It would be called empty; who has one is told what takes it."""
+    (tmp_path / "oci-layout").write_text("{}")
+    code, _, errors = inspect(tmp_path)
+
+    assert code == 2
+    assert "it is an OCI layout" in errors
+    assert "extension test takes it" in errors
+
+
 def test_another_machine_is_judged_for_when_asked(server: Demonstration) -> None:
     """An image for arm64 is made on amd64, and the other way round."""
     volume, here = server.extensions / "pgvector", os.uname().machine

@@ -266,13 +266,16 @@ def test_a_damaged_image_is_not_tested(site: Site) -> None:
         (["/nowhere/to/be/found"], "no directory or file is there"),
         (["/", "--parameter=x"], "it must be NAME=VALUE"),
         (["/", "--statement-timeout=0"], "it must be more than 0"),
+        (["pgvector", "--parameter=port=1"], "cannot set parameter 'port'"),
+        (["pgvector", "--set=postgres.bin_directory=/nowhere"], "postgres is not there"),
     ],
 )
 def test_what_cannot_be_asked_for_ends_with_2(
     site: Site, arguments: Sequence[str], said: str
 ) -> None:
-    """With a sentence that says why."""
-    done = site.run(*arguments)
+    """With a sentence that says why: no volume is bad for it."""
+    place = site.server.extensions / "pgvector"
+    done = site.run(*(place if each == "pgvector" else each for each in arguments))
 
     assert done.returncode == 2
     assert said in done.stderr
