@@ -29,6 +29,7 @@ NAME: Final = bundle.PROGRAM
 _HIDDEN: Final = f".{NAME}-"
 _PARTIAL: Final = f".{NAME}.partial-"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OWN_MODE: Final = 0o700
 _PROGRAM_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
 _ANYBODY_EXECUTES: Final = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
@@ -102,7 +103,8 @@ def _put(source: Path, target: Path, *, may_tidy: bool) -> bool:
     try:
         _point(link, whole)
     except BaseException:
-        shutil.rmtree(whole, ignore_errors=True)
+        if not _leads_to(link, whole):
+            shutil.rmtree(whole, ignore_errors=True)
         raise
     if may_tidy:
         _tidy(target, whole, current)
@@ -129,21 +131,42 @@ def _current(link: Path) -> Path | None:
     return link.parent / to
 
 
+def _leads_to(link: Path, whole: Path) -> bool:
+    try:
+        return link.readlink() == Path(whole.name)
+    except OSError:
+        return False
+
+
 def _copy(source: Path, partial: Path) -> None:
-    partial.mkdir()
+    """Copy all; whoever may write to the directory around *partial* may exchange it meanwhile."""
+    partial.mkdir(mode=_OWN_MODE)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "a directory that was made there belongs to another user")
+        # What is open stays what it is, wherever its name leads by now.
+        _fill(source, Path(f"/proc/self/fd/{descriptor}"))
+    finally:
+        os.close(descriptor)
+
+
+def _fill(source: Path, partial: Path) -> None:
     for entry in _entries(source):
         place = partial / entry.relative_to(source)
         if entry.is_symlink():
             place.symlink_to(entry.readlink())
         elif entry.is_dir():
-            place.mkdir()
+            place.mkdir(mode=_OWN_MODE)
         else:
             with entry.open("rb") as content, place.open("xb") as copy:
                 shutil.copyfileobj(content, copy, 1 << 20)
                 copy.flush()
                 os.fchmod(copy.fileno(), _mode(entry, as_copied=True))
                 os.fsync(copy.fileno())
-    for directory in (partial, *(path for path in partial.rglob("*") if _is_directory(path))):
+    below = [path for path in partial.rglob("*") if _is_directory(path)]
+    # The one around all others is opened to others last.
+    for directory in (*below, partial):
         # Whatever the umask is: any user id may be who runs it.
         directory.chmod(_PROGRAM_MODE)
         _flush(directory)
@@ -187,6 +210,8 @@ def fingerprint(root: Path, *, as_copied: bool = False) -> str:
                 said = b"link " + os.fsencode(entry.readlink())
             elif entry.is_dir():
                 said = b"directory %o" % _mode(entry, as_copied=as_copied)
+            elif not entry.is_file():
+                said = b"something else"
             else:
                 with entry.open("rb") as content:
                     digest = hashlib.file_digest(content, "sha256").hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,60 @@ def test_what_a_killed_run_left_is_removed(source: Path, target: Path) -> None:
     installing.install_from(source, target)
 
     assert hidden(target) == [(target / PROGRAM).resolve()]
+
+
+def test_an_interruption_at_the_last_step_leaves_a_bundle(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link leads to the new one by then, which must not be cleared away under it."""
+    fsync = os.fsync
+
+    def interrupt(descriptor: int) -> None:
+        if (target / PROGRAM).is_symlink():
+            raise KeyboardInterrupt
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        installing.install_from(source, target)
+
+    assert installing.fingerprint(target / PROGRAM) == installing.fingerprint(
+        source, as_copied=True
+    )
+
+
+def test_nothing_is_written_where_a_link_leads_that_somebody_puts_there(
+    source: Path, target: Path, tmp_path: Path
+) -> None:
+    """Root may copy into a directory of another user, who may exchange what is being written."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "lib").mkdir(mode=0o700)
+    # The copy waits at this one, which comes before all others.
+    os.mkfifo(source / "a-pause")
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(installing.install_from, source, target)
+        with (source / "a-pause").open("wb"):
+            (partial,) = hidden(target)
+            partial.rename(tmp_path / "moved")
+            partial.symlink_to(elsewhere)
+        copying.result(60)
+
+    assert [path.name for path in elsewhere.rglob("*")] == ["lib"]
+    assert (elsewhere / "lib").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("path", [PROGRAM, "lib/deep/module.so"])
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
+    source: Path, target: Path, path: str
+) -> None:
+    """It is a bundle that is damaged, and waits for no writer."""
+    installing.install_from(source, target)
+    (target / PROGRAM / path).unlink()
+    os.mkfifo(target / PROGRAM / path)
+
+    assert installing.install_from(source, target).changed
+    assert (target / PROGRAM / path).read_bytes() == (source / path).read_bytes()
 
 
 def test_a_link_to_nothing_is_mended(source: Path, target: Path) -> None:
