@@ -113,6 +113,8 @@ def _texts_of(value: Any) -> Iterator[str]:
     match value:
         case str():
             yield value
+        case VariableSettings():
+            yield value.value
         case tuple():
             for one in value:  # pyright: ignore[reportUnknownVariableType]
                 yield from _texts_of(one)

@@ -57,6 +57,7 @@ def test_every_field_is_read() -> None:
         (WHOLE.replace("[postgis-3]", "[/tmp/x]"), "images.0.shared_preload_libraries.0 "),
         (WHOLE.replace("PROJ_DATA", "LD_PRELOAD"), "images.0.env.0.name "),
         (WHOLE.replace("[gdal]", '["a\\tb"]'), "images.0.requires must hold printable text"),
+        (WHOLE.replace("/share/proj", r"\e[2J"), "images.0.env must hold printable text"),
         (WHOLE.replace(f"digest: {DIGEST}", "digest: md5:0"), "images.0.digest "),
         (WHOLE + WHOLE[WHOLE.index("  - name") :], "images.1.name 'postgis' is listed twice"),
         ("a: &a [1]\nb: " + "[" * 20 + "]" * 20, "nested too deeply"),
