@@ -24,11 +24,17 @@ class Catalogue:
 
     def __init__(self, settings: Settings, server: ServerFacts) -> None:
         machines = {"", server.machine, _ARCHITECTURES.get(server.machine, server.machine)}
-        self._images: list[CatalogueImage] = [
+        fitting: list[CatalogueImage] = [
             each
             for each in settings.extensions.catalogued
             if each.postgres_major in {None, server.major} and each.architecture in machines
         ]
+        # Of one name, the image that is for this server stands before those for others too.
+        fitting.sort(key=lambda each: (each.postgres_major is None, not each.architecture))
+        first: dict[str, CatalogueImage] = {}
+        for each in fitting:
+            first.setdefault(each.name, each)
+        self._images = tuple(first.values())
 
     def descriptions(self) -> Mapping[str, Metadata]:
         """Return what stands in for the metadata of volumes that have none, by their names."""

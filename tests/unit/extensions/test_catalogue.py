@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,32 @@ def test_an_image_for_another_server_describes_nothing(tmp_path: Path) -> None:
     ).report.composed
 
     assert composed.extension_control_path == f"$system:{tmp_path}/gis/share"
+
+
+def test_of_images_of_one_name_the_one_for_this_server_counts(tmp_path: Path) -> None:
+    """Whatever their order is; the hint names the one whose paths are used."""
+    _without_metadata(tmp_path)
+    entries = [
+        "- {name: gis, image: any, extension_control_path: [share], extensions: {postgis: 1}}",
+        (
+            "- {name: gis, image: mine, postgres_major: 18, architecture: amd64,"
+            " extension_control_path: [other], extensions: {postgis: 2}}"
+        ),
+        (
+            "- {name: gis, image: major, postgres_major: 18, extension_control_path: [share],"
+            " extensions: {postgis: 1}}"
+        ),
+    ]
+    for order in permutations(entries):
+        images = parse("\n".join(["format: 1", "images:", *order]), "c")
+        settings = _settings(tmp_path)
+        extensions = settings.extensions.model_copy(update={"catalogued": images})
+        settings = settings.model_copy(update={"extensions": extensions})
+        composed = _examined(settings).report.composed
+
+        assert composed.extension_control_path == f"$system:{tmp_path}/gis/other"
+        for name in ("gis", "postgis"):
+            assert offers(settings, SERVER)(name).startswith("mount mine of")
 
 
 def test_a_library_that_the_catalogue_wants_loaded_must_be_there(tmp_path: Path) -> None:
