@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except InstanceManagerError as error:
         hint = f"\n  {error.hint}" if error.hint else ""
-        print(f"instance-manager: {error.message}{hint}", file=sys.stderr)
+        _say(f"instance-manager: {error.message}{hint}")
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has seen enough; nothing more can be said to them.
@@ -189,11 +189,16 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _report_settings(error: SettingsError) -> None:
-    print("instance-manager: the settings can't be used:", file=sys.stderr)
-    for problem in error.problems:
-        print(f"  {problem}", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+    problems = "".join(f"\n  {each}" for each in error.problems)
+    hint = f"\n  {error.hint}" if error.hint else ""
+    _say(f"instance-manager: the settings can't be used:{problems}{hint}")
+
+
+def _say(text: str) -> None:
+    """Tell people; what is in files and images of others must not move the cursor."""
+    from instance_manager.commands.text import printable
+
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
 def _dispatch(options: argparse.Namespace) -> int:
