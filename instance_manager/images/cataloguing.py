@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import posixpath
 import re
 import shutil
 import tarfile
@@ -12,13 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from instance_manager.errors import UsageError
 from instance_manager.extensions.composition import loader_path
 from instance_manager.extensions.exploration import look_into
-from instance_manager.images.taking import take
+from instance_manager.images.taking import of_this_machine, take
 from instance_manager.images.tools import run_tool
 from instance_manager.settings.catalogue import CatalogueImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from instance_manager.extensions.facts import VolumeFacts
     from instance_manager.supervision.children import Children
 
@@ -58,6 +58,7 @@ async def describe(children: Children, source: str, work: Path, registry: str) -
         LookupError,
         TypeError,
         AttributeError,
+        RecursionError,
         tarfile.TarError,
     ) as error:
         raise UsageError(f"cannot catalogue {source!r}: it is no OCI layout: {error}") from error
@@ -155,16 +156,17 @@ def _machine(facts: VolumeFacts) -> str:
 def _identity(image: Path) -> _Identity:
     """Return what a layout, or an archive of one, says of its image.
 
-    Where it lists one index of several images, that is what a registry would have, too.
+    Of several images that it lists, it is the one that was unpacked. Where it lists one index of
+    several, that is what a registry would have, too.
     """
     with _Layout(image) as layout:
         listed = _objects(layout.read("index.json")["manifests"])
-        first = listed[0]
+        first = of_this_machine(listed)
         platform = cast("dict[str, Any]", first.get("platform") or {})
         architecture = str(platform.get("architecture", ""))
         document = layout.blob(first["digest"])
         while "manifests" in document:
-            document = layout.blob(_objects(document["manifests"])[0]["digest"])
+            document = layout.blob(of_this_machine(_objects(document["manifests"]))["digest"])
             architecture = ""
         labels = cast("dict[str, Any]", document.get("annotations") or {})
         config = cast(
@@ -182,7 +184,7 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 
 class _Layout:
-    """The documents of a layout; :func:`take` has held its blobs against their digests."""
+    """The documents of a layout, or of an archive of one."""
 
     def __init__(self, image: Path) -> None:
         self._place = image
@@ -196,30 +198,40 @@ class _Layout:
             self._archive.close()
 
     def blob(self, digest: str) -> dict[str, Any]:
-        """Return the document with a digest."""
+        """Return the document with a digest, which no other content can have."""
         found = re.fullmatch(r"sha256:([0-9a-f]{64})", digest)
         if found is None:
             raise ValueError("a digest is none of SHA-256")
-        return self.read(f"blobs/sha256/{found[1]}")
+        content = self._bytes(f"blobs/sha256/{found[1]}")
+        if hashlib.sha256(content).hexdigest() != found[1]:
+            raise ValueError(f"{digest} is damaged")
+        return _object(content)
 
     def read(self, path: str) -> dict[str, Any]:
         """Return the document at a path."""
-        document: object = json.loads(b"".join(self._bytes(path)))
-        if not isinstance(document, dict):
-            raise TypeError(f"{path} is no JSON object")
-        return cast("dict[str, Any]", document)
+        return _object(self._bytes(path))
 
-    def _bytes(self, path: str) -> Iterator[bytes]:
+    def _bytes(self, path: str) -> bytes:
         if self._archive is None:
             with (self._place / path).open("rb") as file:
-                yield file.read(_DOCUMENT_LIMIT)
-            return
-        names = {path, f"./{path}"}
-        member = next((each for each in self._archive if each.name in names), None)
-        content = self._archive.extractfile(member) if member is not None else None
+                return file.read(_DOCUMENT_LIMIT)
+        # Of equal names the last one counts, as where it is unpacked.
+        members = [
+            each
+            for each in self._archive
+            if each.isreg() and posixpath.normpath(each.name) == path
+        ]
+        content = self._archive.extractfile(members[-1]) if members else None
         if content is None:
             raise LookupError(f"it lacks {path}")
-        yield content.read(_DOCUMENT_LIMIT)
+        return content.read(_DOCUMENT_LIMIT)
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    document: object = json.loads(content)
+    if not isinstance(document, dict):
+        raise TypeError("a document of it is no JSON object")
+    return cast("dict[str, Any]", document)
 
 
 async def _podman_digest(children: Children, name: str) -> str:

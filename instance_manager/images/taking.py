@@ -164,11 +164,16 @@ def _contents(layout: Path) -> tuple[list[Path], str]:
 def _manifest(layout: Path) -> dict[str, Any]:
     document = _document(layout / "index.json")
     while "manifests" in document:
-        document = _document(_blob(layout, _of_this_machine(document["manifests"])))
+        document = _document(_blob(layout, of_this_machine(document["manifests"])))
     return document
 
 
-def _of_this_machine(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+def of_this_machine(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the image of a list that would run here; the only one runs anywhere.
+
+    Raises:
+        ValueError: there is none.
+    """
     for one in manifests:
         architecture = one.get("platform", {}).get("architecture", "")
         if _MACHINES.get(architecture, architecture) == platform.machine():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +136,77 @@ def test_what_is_no_image_is_told(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_of_several_images_the_one_that_was_looked_into_is_named(tmp_path: Path) -> None:
+    """Its digest stands beside its contents, wherever it is in the list."""
+    thing, far = _thing(tmp_path), _layout(tmp_path, "far", {"bin/far": "#!/bin/sh\n"})
+    foreign = "arm64" if ARCHITECTURE == "amd64" else "amd64"
+    documents = [json.loads((each / "index.json").read_text()) for each in (far, thing)]
+    documents[0]["manifests"][0]["platform"]["architecture"] = foreign
+    both = {**documents[1], "manifests": [each["manifests"][0] for each in documents]}
+    for blob in (far / "blobs/sha256").iterdir():
+        blob.rename(thing / "blobs/sha256" / blob.name)
+    (thing / "index.json").write_text(json.dumps(both))
+
+    done = _run(thing)
+
+    assert done.returncode == 0, done.stderr
+    (image,) = yaml.safe_load(done.stdout)["images"]
+    assert image["digest"] == both["manifests"][1]["digest"]
+    assert (image["name"], image["architecture"]) == ("thing", ARCHITECTURE)
+
+
+def _member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("lie", ["circle", "nest"])
+def test_an_archive_that_has_a_name_twice_is_told_from_a_good_one(
+    tmp_path: Path, lie: str
+) -> None:
+    """The first of them is what nobody else reads: a circle of indexes, or a nest without end."""
+    archive = tmp_path / "thing.tar"
+    layout = _thing(tmp_path)
+    index = json.loads((layout / "index.json").read_text())
+    digest = index["manifests"][0]["digest"]
+    name = f"blobs/sha256/{digest.removeprefix('sha256:')}"
+    contents = {
+        "circle": json.dumps({"manifests": [{"digest": digest}]}).encode(),
+        "nest": b"[" * 100_000,
+    }
+    with tarfile.open(archive, "w") as file:
+        _member(file, name, contents[lie])
+        file.add(layout, ".")
+        _member(file, f"./{name}", (layout / name).read_bytes())
+
+    done = _run(archive)
+
+    assert done.returncode == 0, done.stderr
+    (image,) = yaml.safe_load(done.stdout)["images"]
+    assert image["digest"] == digest
+
+
+def test_names_of_an_image_do_not_move_the_cursor(tmp_path: Path) -> None:
+    """What is wrong with them is told, escaped."""
+    bad = _layout(
+        tmp_path, "bad", {f"share/extension/{'a' * 70}\x1b[2J.control": "default_version = '1'\n"}
+    )
+
+    done = _run(bad)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert r"\x1b[2J" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "cannot read the file"), ("format: 1\nimages: [{}]", "images.0.name is not given")],
+    [
+        (None, "cannot read the file"),
+        ("format: 1\nimages: [{}]", "images.0.name is not given"),
+        (r'{format: 1, "\e[2J": 1}', r"\x1b[2J unknown key"),
+    ],
 )
 def test_a_catalogue_that_can_not_be_used_refuses_the_start(
     tmp_path: Path, content: str | None, told: str
@@ -157,6 +227,7 @@ def test_a_catalogue_that_can_not_be_used_refuses_the_start(
     assert "extensions.catalogue" in output
     assert str(place) in output
     assert told in output
+    assert "\x1b" not in output
 
 
 def test_a_catalogue_that_breaks_under_a_running_server_leaves_it_alone(
