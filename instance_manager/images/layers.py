@@ -136,17 +136,36 @@ async def opened(
 
 def entries(archive: tarfile.TarFile, budget: Budget) -> Iterator[tarfile.TarInfo]:
     """Yield what is in an archive, and keep nothing of what was."""
-    while (member := archive.next()) is not None:
+    while (member := _next(archive)) is not None:
         budget.spend_entry(member)
         yield member
         archive.members.clear()  # type: ignore[attr-defined]
+
+
+def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _headers():
+        return archive.next()
+
+
+def _opened(source: _Forward) -> tarfile.TarFile:
+    with _headers():
+        return tarfile.open(fileobj=cast("gzip.GzipFile", source), mode="r:")
+
+
+@contextmanager
+def _headers() -> Generator[None]:
+    """Tell what tarfile does not of a header: a number that is none, a chain without end."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise LayerError("it has a header that can't be read") from error
 
 
 @contextmanager
 def _read(source: Readable, budget: Budget) -> Generator[tarfile.TarFile]:
     forward = _Forward(source, budget)
     try:
-        with tarfile.open(fileobj=cast("gzip.GzipFile", forward), mode="r:") as archive:
+        with _opened(forward) as archive:
             yield archive
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise LayerError(str(error) or "it ends too early") from error

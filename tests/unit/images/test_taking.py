@@ -25,6 +25,7 @@ from instance_manager.supervision.children import Children
 
 MINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 BLOCK = 128 << 10
+NO_NUMBER = b"21 GNU.sparse.size=a\n".ljust(512, b"\0")
 needs_zstd = pytest.mark.skipif(
     sys.version_info < (3, 14) and not shutil.which("zstd"), reason="there is no zstd here"
 )
@@ -249,6 +250,9 @@ def test_what_a_layer_may_hold_is_bounded(
         (header("a", size=1 << 40), "it holds more than"),
         (header("a/" * 70 + "b"), "more than 64 parts"),
         (header("hole", tarfile.GNUTYPE_SPARSE, 512), "holes"),
+        (header("", tarfile.XGLTYPE) * 3000, "header that can't be read"),
+        (header(".wh.a") + header("", tarfile.XHDTYPE) * 3000, "header that can't be read"),
+        (header("", tarfile.XHDTYPE, 512) + NO_NUMBER + header("a"), "header that can't be read"),
         (b"\0" * 100, "truncated"),
         (b"PK\3\4" + b"x" * 2000, "cannot use"),
         (b"\xfd7zXZ\0" + b"x" * 2000, "gzip or zstd"),
