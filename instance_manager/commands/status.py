@@ -74,6 +74,9 @@ def render(status: Status, extensions: ExtensionsReport) -> Iterator[str]:
             f"  waits for a restart: {pending.name} is {pending.running},"
             f" to be {pending.configured}"
         )
+    for wrong in status.configuration.errors:
+        where = f"{wrong.path}: " if wrong.path else ""
+        yield f"  configuration refused: {where}{wrong.message}"
     yield from _extensions(extensions)
     for one in status.conditions:
         if one.type == "DatabasesReconciled" and one.status == "False":

@@ -415,10 +415,13 @@ def test_a_configuration_that_does_not_work_does_not_stop_the_next_start(
     assert status["phase"] == "running"
     conditions = {each["type"]: each for each in status["conditions"]}
     assert conditions["ConfigurationLoaded"]["reason"] == "Rejected"
+    first = problems[0]["message"].splitlines()[0]
+    assert f"configuration refused: {first}" in manager.run("status").stdout
     manager.settings["postgres"] = before | {"parameters": {"work_mem": "14MB"}}
     manager.write_settings()
     until(lambda: setting(manager, "work_mem") == "14MB", "the mended one is applied")
     until(lambda: not configuration(manager)["errors"], "nothing is wrong any more")
+    assert "refused" not in manager.run("status").stdout
 
 
 def test_without_a_good_configuration_a_wrong_one_fails_and_says_why(manager: Manager) -> None:
