@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 VARIABLE_PREFIX = "INSTANCE_MANAGER_"
 
 # Fields without a key: the official image's environment or another file fills them.
-KEYLESS = frozenset(
-    {"bootstrap.superuser_password", "postgres.host_auth_method", "extensions.catalogued"}
-)
+# In this order they are shown, each time.
+KEYLESS = ("bootstrap.superuser_password", "postgres.host_auth_method", "extensions.catalogued")
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,9 @@ def test_the_example_names_every_key_with_its_default() -> None:
 
     assert loaded.settings == Settings()
     # Keys whose example is null are not set; all others were read from the file.
-    nulls = {key for key, origin in loaded.origins.items() if str(origin) == "default"} - KEYLESS
+    nulls = {key for key, origin in loaded.origins.items() if str(origin) == "default"} - set(
+        KEYLESS
+    )
     assert nulls == {
         "instance.name",
         "postgres.bin_directory",
