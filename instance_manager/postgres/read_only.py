@@ -39,8 +39,8 @@ def refusal(directory: Path) -> DataDirectoryReadOnlyError:
     """Return the error for a directory that can't be written because of its file system."""
     return DataDirectoryReadOnlyError(
         f"cannot write directory {str(directory)!r}: its file system is read-only",
-        hint="mount the volume read-write; the kernel makes one read-only after an error of the"
-        " disk: see its log",
+        hint="mount a volume there, read-write; the kernel makes one read-only after an error of"
+        " the disk: see its log",
     )
 
 

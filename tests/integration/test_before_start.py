@@ -360,6 +360,7 @@ def test_a_read_only_volume_is_told_as_such(
     manager.start()
     failure = until_refused(manager, "data-directory-read-only")
     assert "its file system is read-only" in failure["message"]
+    assert failure["hint"].startswith("mount a volume there, read-write")
     assert not (place / "postmaster.pid").exists()
     assert manager.end() == 7
 
