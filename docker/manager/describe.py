@@ -9,7 +9,6 @@ Python's distributions are those that the bundle has the metadata of.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import subprocess
 import sys
@@ -17,10 +16,12 @@ from importlib import metadata
 from pathlib import Path
 
 from instance_manager import __version__
-from instance_manager.images.debian import package_url
+from instance_manager.images import spdx
+from instance_manager.images.debian import parse_os_release
+from instance_manager.images.describing_roots import debian_packages, python_package
 
 BUNDLE = "instance-manager"
-NONE = "NOASSERTION"
+DEBIAN, PYTHON = "Debian", "Python"
 LIBRARIES = ("/lib", "/usr/lib")
 # The freezer is no part of the result, but for its loader, which is the program's first half.
 LOADER = "pyinstaller"
@@ -65,30 +66,6 @@ def python_owners(kept: list[metadata.Distribution]) -> dict[str, str]:
     return owners
 
 
-def reference(kind: str, locator: str) -> dict[str, str]:
-    """Return a package URL as SPDX has it."""
-    return {
-        "referenceCategory": "PACKAGE-MANAGER",
-        "referenceType": kind,
-        "referenceLocator": locator,
-    }
-
-
-def package(identifier: str, name: str, version: str, **more: object) -> dict[str, object]:
-    """Return one part."""
-    return {
-        "SPDXID": identifier,
-        "name": name,
-        "versionInfo": version,
-        "downloadLocation": NONE,
-        "filesAnalyzed": False,
-        "licenseConcluded": NONE,
-        "licenseDeclared": NONE,
-        "copyrightText": NONE,
-        **more,
-    }
-
-
 def debian_package(root: Path, name: str) -> dict[str, object]:
     """Keep a package's licence and its stanza; return it as a part."""
     licences = root / BUNDLE / "licenses" / name
@@ -100,36 +77,19 @@ def debian_package(root: Path, name: str) -> dict[str, object]:
     status = root / "var/lib/dpkg/status.d"
     status.mkdir(parents=True, exist_ok=True)
     (status / name).write_text(stanza)
-    fields = dict(
-        re.findall(r"^(Version|Architecture|Maintainer|Source): (.*)$", stanza, re.MULTILINE)
-    )
-    codename = re.search(
-        "^VERSION_CODENAME=(.*)$", Path("/etc/os-release").read_text(), re.MULTILINE
-    )
-    address = package_url("debian", name, fields["Version"], fields["Architecture"])
-    suffix = f"&distro={codename[1]}" if codename else ""
-    return package(
-        f"SPDXRef-Debian-{name.replace('+', '-plus-')}",
-        name,
-        fields["Version"],
-        sourceInfo=f"built from: {fields.get('Source', name)}",
-        supplier=f"Organization: {fields['Maintainer']}",
-        externalRefs=[reference("purl", address + suffix)],
-    )
+    system = parse_os_release(Path("/etc/os-release").read_text())
+    (found,) = debian_packages(stanza, system, {})
+    origin = spdx.origin(found.address, source=found.source, supplier=found.supplier)
+    return spdx.part(spdx.identifier(DEBIAN, name), name, found.version, **origin)
 
 
-def python_package(one: metadata.Distribution) -> dict[str, object]:
+def python_part(one: metadata.Distribution) -> dict[str, object]:
     """Return a distribution as a part."""
-    name, version = one.metadata["Name"], one.version
-    normal = re.sub(r"[-_.]+", "-", name).lower()
+    found = python_package(one.metadata["Name"], one.version, "", "")
     licence = one.metadata.get("License-Expression")
-    return package(
-        f"SPDXRef-Python-{normal}",
-        name,
-        version,
-        licenseDeclared=licence or NONE,
-        externalRefs=[reference("purl", f"pkg:pypi/{normal}@{version}")],
-    )
+    more = {"licenseDeclared": licence} if licence else {}
+    own = spdx.identifier(PYTHON, found.name)
+    return spdx.part(own, one.metadata["Name"], one.version, **more, **spdx.origin(found.address))
 
 
 def hashed(root: Path) -> list[tuple[str, bytes]]:
@@ -139,47 +99,27 @@ def hashed(root: Path) -> list[tuple[str, bytes]]:
 
 
 def file(number: int, path: str, content: bytes) -> dict[str, object]:
-    """Return a file as SPDX has it."""
+    """Return a file as a part."""
     sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-    return {
-        "SPDXID": f"SPDXRef-File-{number}",
-        "fileName": f"./{path}",
-        "checksums": [
-            {"algorithm": "SHA1", "checksumValue": sha1},
-            {"algorithm": "SHA256", "checksumValue": hashlib.sha256(content).hexdigest()},
-        ],
-        "licenseConcluded": NONE,
-        "licenseInfoInFiles": [NONE],
-        "copyrightText": NONE,
-    }
-
-
-def relation(one: str, kind: str, other: str) -> dict[str, str]:
-    """Return what two parts have to do with one another."""
-    return {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
+    return spdx.file(number, path, sha1, hashlib.sha256(content).hexdigest())
 
 
 def main(root: Path, created: str) -> None:
     """Write all that is missing."""
     library = root / BUNDLE / "lib"
     kept = [*distributions(library), metadata.distribution(LOADER)]
-    of_python, owners = python_owners(kept), {}
+    of_python, debian = python_owners(kept), set[str]()
+    owners: dict[str, str] = {}
     for path, _ in hashed(root):
         below = path.removeprefix(f"{BUNDLE}/lib/")
         name = of_python.get(below) or of_python.get(
             re.sub(r"^([^/]+)$", r"psycopg_binary.libs/\1", below)
         )
         if name:
-            owners[path] = f"SPDXRef-Python-{re.sub(r'[-_.]+', '-', name).lower()}"
+            owners[path] = spdx.identifier(PYTHON, python_package(name, "", "", "").name)
         elif owner := debian_owner(Path(path)):
-            owners[path] = f"SPDXRef-Debian-{owner.replace('+', '-plus-')}"
-    debian = sorted(
-        {
-            each.removeprefix("SPDXRef-Debian-").replace("-plus-", "+")
-            for each in owners.values()
-            if "Debian" in each
-        }
-    )
+            owners[path] = spdx.identifier(DEBIAN, owner)
+            debian.add(owner)
     for name in (LOADER,):
         place = root / BUNDLE / "licenses" / name
         place.mkdir(parents=True, exist_ok=True)
@@ -187,47 +127,32 @@ def main(root: Path, created: str) -> None:
             if each.name.startswith("COPYING"):
                 (place / each.name).write_bytes(each.locate().read_bytes())
     parts = [
-        *(debian_package(root, name) for name in debian),
-        *(python_package(one) for one in kept),
+        *(debian_package(root, name) for name in sorted(debian)),
+        *(python_part(one) for one in kept),
     ]
-    files = [file(number, *each) for number, each in enumerate(hashed(root), 1)]
-    sums = "".join(sorted(each["checksums"][0]["checksumValue"] for each in files))
-    code = hashlib.sha1(sums.encode(), usedforsecurity=False).hexdigest()
+    contents = hashed(root)
+    files = [file(number, *each) for number, each in enumerate(contents, 1)]
+    sums = (hashlib.sha1(each, usedforsecurity=False).hexdigest() for _, each in contents)
     bill = f"{BUNDLE}/sbom.spdx.json"
-    image = package("SPDXRef-Image", BUNDLE, __version__) | {
-        "filesAnalyzed": True,
-        "packageVerificationCode": {
-            "packageVerificationCodeValue": code,
-            "packageVerificationCodeExcludedFiles": [f"./{bill}"],
-        },
-        "licenseDeclared": "Apache-2.0",
-        "primaryPackagePurpose": "CONTAINER",
-        "comment": "The manager with its own interpreter, for foreign PostgreSQL images.",
-    }
-    document = {
-        "spdxVersion": "SPDX-2.3",
-        "dataLicense": "CC0-1.0",
-        "SPDXID": "SPDXRef-DOCUMENT",
-        "name": f"{BUNDLE}-{__version__}",
-        "creationInfo": {
-            "created": created,
-            "creators": [f"Tool: instance-manager-{__version__}"],
-        },
-        "packages": [image, *parts],
-        "files": files,
-        "relationships": [
-            relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"),
-            *(relation("SPDXRef-Image", "CONTAINS", each["SPDXID"]) for each in (*parts, *files)),
-            *(
-                relation(each["SPDXID"], "GENERATED_FROM", owners[path])
-                for each in files
-                if (path := each["fileName"][2:]) in owners
-            ),
-        ],
-    }
-    identity = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-    document["documentNamespace"] = f"https://spdx.org/spdxdocs/{BUNDLE}-{__version__}-{identity}"
-    (root / bill).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    image = spdx.part(
+        spdx.IMAGE,
+        BUNDLE,
+        __version__,
+        **spdx.all_files(sums, bill),
+        licenseDeclared="Apache-2.0",
+        primaryPackagePurpose="CONTAINER",
+        comment="The manager with its own interpreter, for foreign PostgreSQL images.",
+    )
+    relations = [
+        *(spdx.relation(spdx.IMAGE, "CONTAINS", each["SPDXID"]) for each in (*parts, *files)),
+        *(
+            spdx.relation(each["SPDXID"], "GENERATED_FROM", owners[path])
+            for each, (path, _) in zip(files, contents, strict=True)
+            if path in owners
+        ),
+    ]
+    document = spdx.bill(BUNDLE, __version__, created, [image, *parts], files, relations)
+    (root / bill).write_bytes(document)
     without = [
         path for path, _ in hashed(root) if path.endswith((".so", ".zip")) and path not in owners
     ]

@@ -1,18 +1,18 @@
 """What a volume says of itself: metadata, labels, and what scanners read.
 
-Pure: facts in, documents out. The list of parts is SPDX 2.3 (spdx.github.io/spdx-spec/v2.3); the
+Pure: facts in, documents out. The list of parts is SPDX's; the
 stanzas in ``var/lib/dpkg/status.d`` are read by scanners that look for Debian's packages in images
 without dpkg.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from instance_manager import __version__
+from instance_manager.images import spdx
 from instance_manager.images.debian import package_url
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SBOM: Final = "sbom.spdx.json"
 STATUS: Final = "var/lib/dpkg/status.d"
-_NONE: Final = "NOASSERTION"
 
 
 class HashedFile(NamedTuple):
@@ -118,36 +117,20 @@ def bill(
     origins: Mapping[str, Origin],
 ) -> bytes:
     """Return the list of parts."""
-    vendor = facts.system.get("ID", "debian")
-    identifiers = {each.name: f"SPDXRef-Package-{_idstring(each.name)}" for each in packages}
-    document: dict[str, object] = {
-        "spdxVersion": "SPDX-2.3",
-        "dataLicense": "CC0-1.0",
-        "SPDXID": "SPDXRef-DOCUMENT",
-        "name": f"{facts.name}-{facts.version}",
-        "creationInfo": {
-            "created": facts.created,
-            "creators": [f"Tool: instance-manager-{__version__}"],
-        },
-        "packages": [_image(facts, files), *(_package(each, vendor, facts) for each in packages)],
-        "files": [_file(number, each, origins) for number, each in enumerate(files, 1)],
-        "relationships": [
-            _relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"),
-            *(_relation("SPDXRef-Image", "CONTAINS", each) for each in identifiers.values()),
-            *(
-                _relation("SPDXRef-Image", "CONTAINS", f"SPDXRef-File-{number}")
-                for number, _ in enumerate(files, 1)
-            ),
-            *(
-                _relation(f"SPDXRef-File-{number}", "GENERATED_FROM", owner)
-                for number, each in enumerate(files, 1)
-                if (owner := _owner(each, origins, identifiers))
-            ),
-        ],
-    }
-    identity = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-    document["documentNamespace"] = f"https://spdx.org/spdxdocs/{facts.name}-{identity}"
-    return _encoded(document)
+    identifiers = {each.name: spdx.identifier("Package", each.name) for each in packages}
+    listed = [_file(number, each, origins) for number, each in enumerate(files, 1)]
+    named = [(str(one["SPDXID"]), each) for one, each in zip(listed, files, strict=True)]
+    relations = [
+        *(spdx.relation(spdx.IMAGE, "CONTAINS", each) for each in identifiers.values()),
+        *(spdx.relation(spdx.IMAGE, "CONTAINS", own) for own, _ in named),
+        *(
+            spdx.relation(own, "GENERATED_FROM", owner)
+            for own, each in named
+            if (owner := _owner(each, origins, identifiers))
+        ),
+    ]
+    parts = [_image(facts, files), *(_package(each, facts) for each in packages)]
+    return spdx.bill(facts.name, facts.version, facts.created, parts, listed, relations)
 
 
 def _owner(file: HashedFile, origins: Mapping[str, Origin], identifiers: Mapping[str, str]) -> str:
@@ -155,59 +138,28 @@ def _owner(file: HashedFile, origins: Mapping[str, Origin], identifiers: Mapping
     return identifiers.get(origin.package, "") if origin else ""
 
 
-def _relation(one: str, kind: str, other: str) -> dict[str, str]:
-    return {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
-
-
 def _image(facts: Facts, files: Sequence[HashedFile]) -> dict[str, object]:
-    sums = "".join(sorted(each.sha1 for each in files))
-    code = hashlib.sha1(sums.encode(), usedforsecurity=False).hexdigest()
     base = f"{facts.base}@{facts.base_digest}" if facts.base_digest else facts.base
-    return {
-        "SPDXID": "SPDXRef-Image",
-        "name": facts.name,
-        "versionInfo": facts.version,
-        "downloadLocation": _NONE,
-        "filesAnalyzed": True,
-        "packageVerificationCode": {
-            "packageVerificationCodeValue": code,
-            "packageVerificationCodeExcludedFiles": [f"./{SBOM}"],
-        },
-        "licenseConcluded": _NONE,
-        "licenseDeclared": _NONE,
-        "copyrightText": _NONE,
-        "primaryPackagePurpose": "CONTAINER",
-        "comment": f"Extension volume for PostgreSQL {facts.major}, made for base {base}.",
-    }
+    return spdx.part(
+        spdx.IMAGE,
+        facts.name,
+        facts.version,
+        **spdx.all_files((each.sha1 for each in files), SBOM),
+        primaryPackagePurpose="CONTAINER",
+        comment=f"Extension volume for PostgreSQL {facts.major}, made for base {base}.",
+    )
 
 
-def _package(package: Package, vendor: str, facts: Facts) -> dict[str, object]:
+def _package(package: Package, facts: Facts) -> dict[str, object]:
+    vendor, codename = facts.system.get("ID", "debian"), facts.system.get("VERSION_CODENAME")
     address = package_url(vendor, package.name, package.version, package.architecture)
-    codename = facts.system.get("VERSION_CODENAME")
     if codename:
         address = f"{address}&distro={codename}"
-    found: dict[str, object] = {
-        "SPDXID": f"SPDXRef-Package-{_idstring(package.name)}",
-        "name": package.name,
-        "versionInfo": package.version,
-        "downloadLocation": _NONE,
-        "filesAnalyzed": False,
-        "licenseConcluded": _NONE,
-        "licenseDeclared": _NONE,
-        "copyrightText": _NONE,
-        "sourceInfo": f"built from: {package.source}",
-        "checksums": [{"algorithm": "SHA256", "checksumValue": package.sha256}],
-        "externalRefs": [
-            {
-                "referenceCategory": "PACKAGE-MANAGER",
-                "referenceType": "purl",
-                "referenceLocator": address,
-            }
-        ],
-    }
-    if package.maintainer:
-        found["supplier"] = f"Organization: {package.maintainer}"
-    return found
+    said = spdx.origin(
+        address, sha256=package.sha256, source=package.source, supplier=package.maintainer
+    )
+    own = spdx.identifier("Package", package.name)
+    return spdx.part(own, package.name, package.version, **said)
 
 
 def _file(number: int, file: HashedFile, origins: Mapping[str, Origin]) -> dict[str, object]:
@@ -217,25 +169,7 @@ def _file(number: int, file: HashedFile, origins: Mapping[str, Origin]) -> dict[
         origin.note if origin else "",
         f"build id {file.build_id}" if file.build_id else "",
     ]
-    found: dict[str, object] = {
-        "SPDXID": f"SPDXRef-File-{number}",
-        "fileName": f"./{file.path}",
-        "checksums": [
-            {"algorithm": "SHA1", "checksumValue": file.sha1},
-            {"algorithm": "SHA256", "checksumValue": file.sha256},
-        ],
-        "licenseConcluded": _NONE,
-        "licenseInfoInFiles": [_NONE],
-        "copyrightText": _NONE,
-    }
-    if any(said):
-        found["comment"] = "; ".join(filter(None, said))
-    return found
-
-
-def _idstring(name: str) -> str:
-    """Return a name as identifiers may have it: letters, digits, dots and hyphens."""
-    return name.replace("+", "-plus-")
+    return spdx.file(number, file.path, file.sha1, file.sha256, "; ".join(filter(None, said)))
 
 
 def _encoded(document: object) -> bytes:

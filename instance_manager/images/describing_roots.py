@@ -6,21 +6,17 @@ SPDX 2.3, with the addresses of packages by which scanners know what is vulnerab
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
-from instance_manager import __version__
+from instance_manager.images import spdx
 from instance_manager.images.debian import package_url, parse_stanza, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_NONE: Final = "NOASSERTION"
 _SUM: Final = re.compile(r"([0-9a-f]{64})  (\S+)_(\S+)_(\S+)\.deb")
-_UNFIT: Final = re.compile(r"[^A-Za-z0-9.-]")
 
 
 class Installed(NamedTuple):
@@ -98,102 +94,43 @@ def python_package(name: str, version: str, sha256: str, licence: str) -> Instal
 
 def bill(root: Root) -> bytes:
     """Return the list of parts."""
-    packages = {f"SPDXRef-{each.kind}-{_idstring(each)}": each for each in root.packages}
-    files = {f"SPDXRef-File-{number}": each for number, each in enumerate(root.files, 1)}
-    document: dict[str, object] = {
-        "spdxVersion": "SPDX-2.3",
-        "dataLicense": "CC0-1.0",
-        "SPDXID": "SPDXRef-DOCUMENT",
-        "name": f"{root.name}-{root.version}",
-        "creationInfo": {
-            "created": root.created,
-            "creators": [f"Tool: instance-manager-{__version__}"],
-        },
-        "packages": [
-            _image(root),
-            *(_package(identifier, each) for identifier, each in packages.items()),
-        ],
-        "files": [_file(identifier, each) for identifier, each in files.items()],
-        "relationships": [
-            _relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"),
-            *(_relation("SPDXRef-Image", "CONTAINS", each) for each in packages),
-            # A package contains files only where all of its files are listed.
-            *(_relation("SPDXRef-DOCUMENT", "DESCRIBES", each) for each in files),
-        ],
-    }
-    identity = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-    document["documentNamespace"] = (
-        f"https://spdx.org/spdxdocs/{_UNFIT.sub('-', root.name)}-{identity}"
-    )
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+    packages = {spdx.identifier(each.kind, _name(each)): each for each in root.packages}
+    files = [
+        spdx.file(number, each.path, each.sha1, each.sha256)
+        for number, each in enumerate(root.files, 1)
+    ]
+    relations = [
+        *(spdx.relation(spdx.IMAGE, "CONTAINS", each) for each in packages),
+        # A package contains files only where all of its files are listed.
+        *(spdx.relation(spdx.DOCUMENT, "DESCRIBES", str(each["SPDXID"])) for each in files),
+    ]
+    parts = [_image(root), *(_package(own, each) for own, each in packages.items())]
+    return spdx.bill(root.name, root.version, root.created, parts, files, relations)
 
 
-def _relation(one: str, kind: str, other: str) -> dict[str, str]:
-    return {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
-
-
-def _idstring(package: Installed) -> str:
-    """Return a name as identifiers may have it; that of another machine's is told apart."""
+def _name(package: Installed) -> str:
+    """Return a name by which a package of another machine is told apart."""
     machine = package.address.partition("?arch=")[2].partition("&")[0]
-    return _UNFIT.sub(
-        "-", package.name.replace("+", "-plus-") + (f"-{machine}" if machine else "")
-    )
-
-
-def _unsaid() -> dict[str, object]:
-    return {"licenseConcluded": _NONE, "licenseDeclared": _NONE, "copyrightText": _NONE}
+    return package.name + (f"-{machine}" if machine else "")
 
 
 def _image(root: Root) -> dict[str, object]:
     pretty = root.system.get("PRETTY_NAME", "a system without a name")
-    return {
-        "SPDXID": "SPDXRef-Image",
-        "name": root.name,
-        "versionInfo": root.version,
-        "downloadLocation": _NONE,
-        "filesAnalyzed": False,
-        **_unsaid(),
-        "primaryPackagePurpose": "CONTAINER",
-        "comment": f"On {pretty}. The files listed are those that belong to no package.",
-    }
+    return spdx.part(
+        spdx.IMAGE,
+        root.name,
+        root.version,
+        primaryPackagePurpose="CONTAINER",
+        comment=f"On {pretty}. The files listed are those that belong to no package.",
+    )
 
 
-def _package(identifier: str, package: Installed) -> dict[str, object]:
-    found: dict[str, object] = {
-        "SPDXID": identifier,
-        "name": package.name,
-        "versionInfo": package.version,
-        "downloadLocation": _NONE,
-        "filesAnalyzed": False,
-        **_unsaid(),
-        "externalRefs": [
-            {
-                "referenceCategory": "PACKAGE-MANAGER",
-                "referenceType": "purl",
-                "referenceLocator": package.address,
-            }
-        ],
-    }
-    if package.sha256:
-        found["checksums"] = [{"algorithm": "SHA256", "checksumValue": package.sha256}]
-    if package.source:
-        found["sourceInfo"] = f"built from: {package.source}"
-    if package.supplier:
-        found["supplier"] = f"Organization: {package.supplier}"
-    if package.licence:
-        found["licenseComments"] = f"The distribution says: {package.licence}"
-    return found
-
-
-def _file(identifier: str, file: Loose) -> dict[str, object]:
-    return {
-        "SPDXID": identifier,
-        "fileName": f"./{file.path}",
-        "checksums": [
-            {"algorithm": "SHA1", "checksumValue": file.sha1},
-            {"algorithm": "SHA256", "checksumValue": file.sha256},
-        ],
-        "licenseConcluded": _NONE,
-        "licenseInfoInFiles": [_NONE],
-        "copyrightText": _NONE,
-    }
+def _package(own: str, package: Installed) -> dict[str, object]:
+    said = spdx.origin(
+        package.address,
+        sha256=package.sha256,
+        source=package.source,
+        supplier=package.supplier,
+    )
+    licence = package.licence and f"The distribution says: {package.licence}"
+    return spdx.part(own, package.name, package.version, **said, licenseComments=licence)
