@@ -24,7 +24,6 @@ from instance_manager.extensions.facts import (
 from instance_manager.extensions.files import FileView, open_regular
 from instance_manager.extensions.findings import Code, finding
 from instance_manager.extensions.magic import read_magic
-from instance_manager.extensions.module_use import asks_for_module
 from instance_manager.extensions.paths import display, inner_path, is_searchable, is_volume_name
 from instance_manager.extensions.reading import NO_TARGET, VolumeReader, dangling, is_library
 
@@ -146,6 +145,9 @@ def _with_its_need(
     module = facts.control.module
     if module is None or not present.isdisjoint((module, f"{module}.so")):
         return facts
+    # Seldom needed, and on the way to the first connection.
+    from instance_manager.extensions.module_use import asks_for_module
+
     scripts = (reader.real / facts.script_directory / each for each in facts.scripts)
     return facts._replace(asks_for_module=asks_for_module(scripts, module))
 
