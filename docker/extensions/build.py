@@ -219,7 +219,7 @@ def make_one(
 
 def read_record(noted: Path, place: Path, key: str) -> Record | None:
     """Return what was noted of an image, if that is still true."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
         record = Record(**json.loads(noted.read_text()))
         index = json.loads((place / "index.json").read_text())
         digest = index["manifests"][0]["digest"]

@@ -188,14 +188,14 @@ class Operand:
         """Return the status document, waiting for the listener."""
         return json.loads(self.get("/v1/status", seconds=READY_SECONDS))
 
-    def wait_phase(self, phase: str) -> Any:
-        """Return the status once it shows *phase*."""
+    def wait_phase(self, *phases: str) -> Any:
+        """Return the status once it shows one of *phases*."""
 
         def reached() -> Any:
             status = self.status()
-            return status if status["phase"] == phase else None
+            return status if status["phase"] in phases else None
 
-        return until(reached, f"{self.name} is {phase}")
+        return until(reached, f"{self.name} is {' or '.join(phases)}")
 
     def probes(self, *, ready: int, seconds: float = READY_SECONDS) -> Answers:
         """Return what the probes answered until readiness answered *ready*, or too long."""

@@ -157,6 +157,18 @@ def test_the_exit_code_tells_how_the_server_was_stopped(
         inserts.require_all(operand.start().wait_ready())
 
 
+def frozen_in_recovery(cluster: Cluster, data: str) -> Operand | None:
+    """Return a server whose recovery stands still; where it was over first, kill it."""
+    operand = cluster.run(entrypoint("sh", "-c", FREEZE_STARTUP), data=data)
+    phase = operand.wait_phase("recovering", "running")["phase"]
+    stands = operand.exec("sh", "-c", "grep '^State:.T' /proc/$(cut -d/ -f3 /tmp/startup)/status")
+    if phase == "recovering" and stands.code == 0:
+        return operand
+    operand.signal("KILL")
+    assert operand.wait(30) == KILLED
+    return None
+
+
 @pytest.mark.parametrize(
     ("signal", "code", "states"),
     [
@@ -176,8 +188,8 @@ def test_the_exit_code_tells_how_a_recovering_server_was_stopped(
         inserts.wait_for_more(1000)
         killed.signal("KILL")
         assert killed.wait(30) == KILLED
-        frozen = cluster.run(entrypoint("sh", "-c", FREEZE_STARTUP), data=data)
-        frozen.wait_phase("recovering")
+        frozen = until(lambda: frozen_in_recovery(cluster, data), "recovery is stopped in time")
+        assert frozen is not None
 
         frozen.signal(signal)
         frozen.exec("sh", "-c", "kill -CONT $(cut -d/ -f3 /tmp/startup)")
