@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NAME: Final = bundle.PROGRAM
 _HIDDEN: Final = f".{NAME}-"
 _PARTIAL: Final = f".{NAME}.partial-"
+_PROBE: Final = ".owner"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OWN_MODE: Final = 0o700
 _PROGRAM_MODE: Final = 0o755
@@ -143,12 +144,23 @@ def _copy(source: Path, partial: Path) -> None:
     partial.mkdir(mode=_OWN_MODE)
     descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if os.fstat(descriptor).st_uid != os.geteuid():
+        if not _is_own(descriptor):
             raise OSError(errno.EPERM, "a directory that was made there belongs to another user")
         # What is open stays what it is, wherever its name leads by now.
         _fill(source, Path(f"/proc/self/fd/{descriptor}"))
     finally:
         os.close(descriptor)
+
+
+def _is_own(directory: int) -> bool:
+    """Say whether a directory is of whom a new file in it is of: that is not always this user."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    probe = os.open(_PROBE, flags, mode=0o600, dir_fd=directory)
+    try:
+        return os.fstat(probe).st_uid == os.fstat(directory).st_uid
+    finally:
+        os.close(probe)
+        os.unlink(_PROBE, dir_fd=directory)
 
 
 def _fill(source: Path, partial: Path) -> None:

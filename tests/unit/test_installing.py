@@ -6,11 +6,12 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from instance_manager import installing
-from instance_manager.errors import UsageError
+from instance_manager.errors import PermanentError, UsageError
 
 PROGRAM = "instance-manager"
 
@@ -139,6 +140,25 @@ def test_nothing_is_written_where_a_link_leads_that_somebody_puts_there(
 
     assert [path.name for path in elsewhere.rglob("*")] == ["lib"]
     assert (elsewhere / "lib").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories away")
+def test_a_directory_of_another_user_in_the_place_of_the_own_is_refused(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who it belongs to could have links in it at any time."""
+    original = os.open
+
+    def exchange(path: str | Path, *arguments: Any, **options: Any) -> int:
+        if Path(path).parent == target:
+            os.chown(path, 12345, -1)
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", exchange)
+    with pytest.raises(PermanentError, match="belongs to another user"):
+        installing.install_from(source, target)
+
+    assert list(target.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", [PROGRAM, "lib/deep/module.so"])
