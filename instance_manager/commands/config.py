@@ -12,6 +12,7 @@ from instance_manager.configuration.masking import MASK, mask_document
 from instance_manager.errors import Exit
 from instance_manager.settings.configuration_document import KEYS, document_of
 from instance_manager.settings.keys import KEYLESS, known_keys
+from instance_manager.settings.sources import Source
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +43,8 @@ def entries(loaded: LoadedSettings) -> Iterator[dict[str, Any]]:
     """Yield each key with its value, secrets masked, and where that comes from."""
     values = shown(loaded.settings)
     for key, origin in loaded.origins.items():
-        if key in KEYLESS and values[key] is None:
+        # Nobody set it: it is none that people could set, either.
+        if key in KEYLESS and origin.source is Source.DEFAULT:
             continue
         yield {"key": key, "value": values[key], "source": origin.source, "origin": str(origin)}
 

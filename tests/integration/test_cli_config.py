@@ -130,6 +130,17 @@ def test_every_key_of_the_schema_is_shown_and_no_other(settings: Path) -> None:
     assert set(entries) - set(KEYLESS) == set(keys_of(schema, schema))
 
 
+def test_what_a_catalogue_holds_is_no_key(tmp_path: Path) -> None:
+    """The file is named, and not read out."""
+    place = tmp_path / "catalogue.yaml"
+    place.write_text("{format: 1, images: [{name: thing, image: example/thing}]}")
+    entries = shown("--set", f"extensions.catalogue={place}")
+
+    assert entries["extensions.catalogue"]["value"] == str(place)
+    assert entries.keys() == shown().keys()
+    assert KEYLESS.isdisjoint(entries)
+
+
 def keys_of(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> list[str]:
     """Return the dotted keys of the schema; those that are described are leaves."""
     if "x-applied" in node:
