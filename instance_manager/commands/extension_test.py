@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
             signal.signal(number, _interrupt)
     # Another account is to read what is unpacked.
     os.umask(_READABLE)
-    with log.beside_an_answer(), keeping() as keeper:
+    with keeping() as keeper, log.beside_an_answer():
         results = asyncio.run(_test(request, keeper))
     if options.output == "json":
         print(json.dumps({"items": [one.model_dump(mode="json") for one in results]}, indent=2))
