@@ -138,7 +138,7 @@ def test_what_a_catalogue_holds_is_no_key(tmp_path: Path) -> None:
 
     assert entries["extensions.catalogue"]["value"] == str(place)
     assert entries.keys() == shown().keys()
-    assert KEYLESS.isdisjoint(entries)
+    assert not entries.keys() & set(KEYLESS)
 
 
 def keys_of(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> list[str]:
