@@ -11,6 +11,7 @@ from instance_manager.errors import UsageError
 from instance_manager.extensions.exploration import look_into
 from instance_manager.extensions.facts import join
 from instance_manager.extensions.objects import ObjectFiles
+from instance_manager.extensions.paths import is_volume_name
 from instance_manager.images.taking import take
 
 if TYPE_CHECKING:
@@ -70,12 +71,18 @@ async def take_all(
     """Return the volumes of these names: directories, layouts, archives, images of podman.
 
     Raises:
-        UsageError: there is nothing of one of the names, it is no image, or two have one name.
+        UsageError: there is nothing of one of the names, it is no image, or two have one name,
+            or one has a name that no volume can have.
     """
     found: dict[str, Neighbour] = {}
     for number, source in enumerate(sources):
         root, name = await take(children, source, work / f"beside-{number}")
         neighbour = _neighbour(look_into(root, name), root)
+        if not is_volume_name(neighbour.name):
+            raise UsageError(
+                f"cannot build with {source!r}: {neighbour.name!r} is no name of a volume",
+                hint="lower-case letters, digits, - and _, at most 59: no server could mount it",
+            )
         if neighbour.name in {own_name, *found}:
             raise UsageError(
                 f"cannot build with {source!r}: another volume is called {neighbour.name!r} too",
