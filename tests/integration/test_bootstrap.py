@@ -239,9 +239,15 @@ def test_a_bootstrap_that_is_stopped_twice_has_ended_before_the_next_begins(
     for request in ("stop", "fence", "unfence"):
         assert manager.ask("POST", f"/v1/postgres/{request}")[0] in (200, 202, 409)
         assert manager.probe("livez")[0] == 200
-    if manager.until_phase("stopped", "fenced", "running")["phase"] != "running":
-        manager.ask("POST", "/v1/postgres/unfence")
-        manager.ask("POST", "/v1/postgres/start")
+
+    def let_go() -> bool:
+        # Refused for as long as the fence is still being written down.
+        for request in ("unfence", "start"):
+            manager.ask("POST", f"/v1/postgres/{request}")
+        status = manager.status()
+        return status is not None and status["phase"] not in {"stopped", "fenced"}
+
+    until(let_go, "neither the stop nor the fence holds any more")
     manager.until_ready()
 
     assert "BESIDE" not in manager.logged()
