@@ -9,6 +9,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -19,12 +20,28 @@ from tests.container.test_extension_build import PGVECTOR, build
 from tests.support.manager import ACCOUNT
 from tests.support.sql_extensions import write
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SECONDS = 120
 
 
-@pytest.mark.skipif(not shutil.which("skopeo"), reason="there is no skopeo here")
-def test_skopeo_takes_an_image_as_it_is(images: Images, tmp_path: Path) -> None:
+@pytest.fixture
+def program(lacking: Callable[[str, str], NoReturn]) -> Callable[[str], None]:
+    """Return what requires a program of the host, as podman is required."""
+
+    def require(name: str) -> None:
+        if shutil.which(name) is None:
+            lacking("containers", f"there is no {name} here: apt-get install {name}")
+
+    return require
+
+
+def test_skopeo_takes_an_image_as_it_is(
+    program: Callable[[str], None], images: Images, tmp_path: Path
+) -> None:
     """The digest stays the same on the way; the archive of a layout is as good as the layout."""
+    program("skopeo")
     digest = build(PGVECTOR, images.operand, tmp_path / "layout")["digest"]
     archive = f"oci-archive:{tmp_path / 'image.tar'}"
     assert build(PGVECTOR, images.operand, archive, "--no-update")["digest"] == digest
@@ -45,9 +62,11 @@ def test_skopeo_takes_an_image_as_it_is(images: Images, tmp_path: Path) -> None:
         assert f"sha256:{sha256((copy / 'manifest.json').read_bytes()).hexdigest()}" == digest
 
 
-@pytest.mark.skipif(not shutil.which("zstd"), reason="there is no zstd here")
-def test_podman_takes_a_layer_of_zstd(podman: Podman, images: Images, tmp_path: Path) -> None:
+def test_podman_takes_a_layer_of_zstd(
+    program: Callable[[str], None], podman: Podman, images: Images, tmp_path: Path
+) -> None:
     """It has the files that are in the layer."""
+    program("zstd")
     build(PGVECTOR, images.operand, tmp_path / "layout", "--compression=zstd")
     said = podman("pull", "--quiet", f"oci:{tmp_path / 'layout'}").checked().out
     identifier = said.split()[-1]
