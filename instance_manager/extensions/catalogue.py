@@ -70,5 +70,6 @@ def _metadata(image: CatalogueImage) -> Metadata:
         env=tuple((each.name, each.value) for each in image.env),
         shared_preload_libraries=image.shared_preload_libraries,
         requires=image.requires,
+        origin="the catalogue",
         provenance=tuple((key, value[:200]) for key, value in said if value),
     )

@@ -34,6 +34,7 @@ class Metadata(NamedTuple):
 
     *requires* are names of extensions. *preload_after* says which libraries must stand before one
     of the volume's own in ``shared_preload_libraries``. *provenance* is shown and means nothing.
+    *origin* is what findings call it.
     """
 
     extension_control_path: tuple[str, ...] | None = None
@@ -47,6 +48,7 @@ class Metadata(NamedTuple):
     preload_after: tuple[tuple[str, tuple[str, ...]], ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()
     smoke_test: tuple[str, ...] = ()
+    origin: str = "its metadata"
 
 
 class ParsedMetadata(NamedTuple):

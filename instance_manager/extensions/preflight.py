@@ -157,7 +157,7 @@ def _missing_modules(
             yield finding(Code.MODULE_MISSING, control.path, message)
     if server.libraries is not None:
         for module in filter(is_missing, volume.metadata.shared_preload_libraries):
-            message = f'the metadata asks for library "{module}"'
+            message = f'{volume.metadata.origin} asks for library "{module}"'
             message += ", which is not in dynamic_library_path"
             yield finding(Code.MODULE_MISSING, module, message)
 

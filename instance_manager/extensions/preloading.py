@@ -83,13 +83,13 @@ def judge(
 def wanting(volume: VolumeFacts) -> Mapping[str, str]:
     """Return the libraries of a volume that want to be loaded at the start, and who says so.
 
-    Its metadata; where that names none, the libraries themselves. Of several with versions in
-    their names, such as ``timescaledb`` and ``timescaledb-2.31.0``, only the one without: it loads
-    the one that fits.
+    Its metadata, or the catalogue in its stead; where that names none, the libraries themselves.
+    Of several with versions in their names, such as ``timescaledb`` and ``timescaledb-2.31.0``,
+    only the one without: it loads the one that fits.
     """
     said = volume.metadata.shared_preload_libraries
     if said:
-        return dict.fromkeys(said, "its metadata")
+        return dict.fromkeys(said, volume.metadata.origin)
     names = [
         each.name.removesuffix(SUFFIX) for each in volume.searched() if each.speaks_of_preloading
     ]
