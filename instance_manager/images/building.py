@@ -10,9 +10,7 @@ import asyncio
 import errno
 import hashlib
 import re
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from instance_manager.errors import DiskSpaceError, PreflightError, UsageError
@@ -27,7 +25,7 @@ from instance_manager.extensions.metadata import PATH as METADATA
 from instance_manager.extensions.models import Severity
 from instance_manager.extensions.paths import is_volume_name
 from instance_manager.images import base as bases
-from instance_manager.images import debian, describing, oci
+from instance_manager.images import debian, describing, oci, placing
 from instance_manager.images.apt import Apt
 from instance_manager.images.beside import take_all
 from instance_manager.images.closure import Closure, add_data, note_others
@@ -44,6 +42,7 @@ from instance_manager.images.volume import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from pathlib import Path
 
     from instance_manager.extensions.models import Finding
     from instance_manager.images.base import Base
@@ -171,8 +170,8 @@ def _beside(target: Target) -> Generator[Path]:
     """Yield a directory on the result's file system; whatever happens, nothing of it is left."""
     path = target.path
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
-            yield Path(work)
+        with placing.workplace(path) as work:
+            yield work
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise DiskSpaceError(
@@ -411,7 +410,7 @@ def _write(
 ) -> _Written:
     tree, target = content.volume.root, request.target
     if target.form is Form.DIRECTORY:
-        _move(tree, target.path)
+        placing.put(tree, target.path)
         return _Written(None, None)
     reference = f"{facts.name}:{facts.major}"
     identity = oci.Identity(
@@ -422,19 +421,10 @@ def _write(
     if target.form is Form.ARCHIVE:
         archive = layout.with_name("archive")
         oci.write_archive(layout, archive)
-        _move(archive, target.path)
+        placing.put(archive, target.path)
     else:
-        _move(layout, target.path)
+        placing.put(layout, target.path)
     return _Written(manifest.digest, layer.size)
-
-
-def _move(result: Path, path: Path) -> None:
-    """Put a result into its place, and what was there out of it."""
-    if result.is_dir():
-        result.chmod(0o755)
-        if path.exists():
-            path.rename(result.with_name(".replaced"))
-    result.rename(path)
 
 
 def _summary(

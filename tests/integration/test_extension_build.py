@@ -469,6 +469,20 @@ def test_an_interrupted_build_leaves_nothing(site: Site, number: signal.Signals)
     assert site.left() == []
 
 
+def test_what_a_killed_build_leaves_is_removed_by_the_next(site: Site) -> None:
+    """It can't tidy up itself, and nobody would find a hidden directory."""
+    command = site.command(f"--package={THING}", f"--output={site.results / 'thing'}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        until(lambda: list(site.results.glob(".thing.*/lock")), "the build has begun")
+        process.kill()
+        process.communicate(timeout=SECONDS)
+    assert site.left() != []
+
+    site.built(f"--package={THING}")
+
+    assert site.left() == ["thing"]
+
+
 def test_a_full_disk_leaves_what_was_there(site: Site, tmp_path: Path) -> None:
     """The result of an earlier build is replaced by a whole one only."""
     if os.geteuid() != 0:
