@@ -131,6 +131,10 @@ _CLIENTS = frozenset({*_LIFECYCLE, "status", "events", "config", "install"})
 """What answers programs with a document in every case, an error included."""
 
 
+_GLOBAL = frozenset({"--config", "--log-level"})
+"""The options that may stand before the command too."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
     if arguments is None:
@@ -172,6 +176,9 @@ def _run(arguments: Sequence[str]) -> int:
         options = _parser(arguments).parse_args(arguments)
     except SystemExit as end:
         # After a help text, or a usage error that was told.
+        if end.code and (misplaced := _misplaced(arguments)):
+            # Else argparse takes the option's value for a command, and says only that.
+            _say(f"  {misplaced} stands before the command: options of a command stand after it")
         return int(end.code or 0)
     if options.command != "run":
         # The front door blocked the signals for PID 1; a client wants Ctrl-C to work.
@@ -186,6 +193,20 @@ def _run(arguments: Sequence[str]) -> int:
 
             print(failures.document_of(error), flush=True)
         raise
+
+
+def _misplaced(arguments: Sequence[str]) -> str | None:
+    """Return the first option before the command that only a command could have."""
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            return None
+        name, equals, _ = word.partition("=")
+        if name not in _GLOBAL:
+            return name
+        if not equals:
+            next(words, None)
+    return None
 
 
 def _report_settings(error: SettingsError) -> None:

@@ -116,6 +116,27 @@ def test_wrong_usage_is_2_and_leaves_standard_output_empty(
     assert done.stderr.startswith("usage: instance-manager")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--set", "postgres.port=1", "status"), "--set stands before the command"),
+        (("--config", "x", "--output=json", "status"), "--output stands before the command"),
+        (("--config=x", "--mode", "fast", "stop"), "--mode stands before the command"),
+        (("--config", "--odd", "unheard"), ""),
+        (("--log-level", "info", "unheard", "--set", "a=b"), ""),
+    ],
+)
+def test_an_option_before_its_command_is_named(
+    manager: Manager, words: tuple[str, ...], told: str
+) -> None:
+    """Its value would be called a command that is none, and nobody would know why."""
+    done = manager.run(*words)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert ("before the command" in done.stderr) == bool(told)
+
+
 @pytest.mark.parametrize("command", WITH_OUTPUT, ids=" ".join)
 def test_a_setting_that_is_none_is_2_and_an_error_with_a_code(
     manager: Manager, command: tuple[str, ...]
