@@ -14,13 +14,14 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from instance_manager import __version__, bundle
-from instance_manager.errors import DiskSpaceError, PermanentError, UsageError
+from instance_manager.errors import DiskSpaceError, PermanentError, TransientError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -30,6 +31,9 @@ _HIDDEN: Final = f".{NAME}-"
 _PARTIAL: Final = f".{NAME}.partial-"
 _PROBE: Final = ".owner"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OTHERS_SECONDS: Final = 60.0
+"""How long another run may take: it copies some 50 MB."""
+_POLL_SECONDS: Final = 0.1
 _OWN_MODE: Final = 0o700
 _PROGRAM_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
@@ -53,6 +57,7 @@ def install(target: Path) -> Installed:
         UsageError: this is no bundle, or something else is where it would go.
         DiskSpaceError: there is no room; nothing is left behind.
         PermanentError: the directory can't be written.
+        TransientError: another process keeps it locked.
     """
     source = bundle.directory()
     if source is None:
@@ -74,6 +79,12 @@ def install_from(source: Path, target: Path) -> Installed:
     try:
         with _locked(target) as is_locked:
             changed = _put(source, target, may_tidy=is_locked)
+    except BlockingIOError as error:
+        raise TransientError(
+            f"cannot install into {str(target)!r}: another process has kept it locked for"
+            f" {_OTHERS_SECONDS:g} seconds",
+            hint="another run of install that hangs, or whoever else uses flock on the directory",
+        ) from error
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _FULL:
@@ -266,17 +277,31 @@ def _flush(directory: Path) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Generator[bool]:
-    """Keep other runs out; yield False where the file system knows no locks."""
+    """Keep other runs out; yield False where the file system knows no locks.
+
+    Raises:
+        BlockingIOError: somebody else keeps the lock.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-        else:
-            yield True
+        yield _lock(descriptor, time.monotonic() + _OTHERS_SECONDS)
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Anybody who may read the directory can lock it, and would hold a pod up for good.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+        except OSError:
+            return False
+        else:
+            return True
 
 
 def _megabytes(size: int) -> str:

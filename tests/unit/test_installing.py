@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from instance_manager import installing
-from instance_manager.errors import PermanentError, UsageError
+from instance_manager.errors import PermanentError, TransientError, UsageError
 
 PROGRAM = "instance-manager"
 
@@ -208,6 +209,23 @@ def test_a_place_that_is_no_directory_is_refused(source: Path, tmp_path: Path, n
 
     with pytest.raises(UsageError, match="it is no directory"):
         installing.install_from(source, tmp_path / name)
+
+
+def test_a_lock_of_somebody_else_holds_nobody_up_for_good(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may read a directory can lock it; the pod must say what it waits for."""
+    monkeypatch.setattr(installing, "_OTHERS_SECONDS", 0.2)
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with pytest.raises(TransientError, match=r"kept it locked for 0\.2 seconds"):
+            installing.install_from(source, target)
+    finally:
+        os.close(descriptor)
+    assert list(target.iterdir()) == []
+
+    assert installing.install_from(source, target).changed
 
 
 def test_an_installation_says_that_it_is_none_to_copy(target: Path) -> None:
