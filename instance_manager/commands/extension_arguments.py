@@ -194,7 +194,13 @@ def _add_contents(command: argparse.ArgumentParser) -> Group:
         default=[],
         help="leave out files of the extension, such as 'lib/postgis_sfcgal-3.so'",
     )
-    what.add_argument("--name", help="the image's name (default: by the first package)")
+    what.add_argument(
+        "--name",
+        "--flavour",
+        metavar="NAME",
+        help="the image's name (default: by the first package); one that holds several extensions"
+        " is called a flavour, such as geo",
+    )
     what.add_argument(
         "--version-label", metavar="TEXT", help="its version (default: the package's)"
     )

@@ -317,10 +317,12 @@ def test_another_extension_can_be_held_too(site: Site) -> None:
 
 
 def test_several_packages_make_one_image(site: Site) -> None:
-    """A flavour: whatever is asked for is in it."""
-    summary = site.built(f"--package={THING}", "--package=postgresql-18-other", name="both")
+    """A flavour, which its own option may name: whatever is asked for is in it."""
+    packages = f"--package={THING}", "--package=postgresql-18-other"
+    summary = site.built(*packages, "--flavour=mixed", name="both")
 
     assert summary["extensions"] == ["other 2", "thing 1.0"]
+    assert summary["name"] == "mixed"
 
 
 def test_libraries_alone_make_an_image(site: Site) -> None:
