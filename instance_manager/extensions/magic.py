@@ -39,10 +39,13 @@ _MAXIMUM_CANDIDATES: Final = 16
 _MAXIMUM_PLACES: Final = 10_000
 _ARGUMENT_LIMIT_AT, _NAME_AT, _VERSION_AT = 8, 56, 64
 _MAXIMUM_TEXT: Final = 256
-# Arm Architecture Reference Manual, C4.1: the fixed bits of four instructions.
+# Arm Architecture Reference Manual, C4.1: the fixed bits of six instructions.
 _ADR_MASK, _ADR, _ADRP = 0x9F000000, 0x10000000, 0x90000000
-_ADD_MASK, _ADD = 0xFF800000, 0x91000000
+_ADD_MASK, _ADD, _SUBTRACT = 0xFF800000, 0x91000000, 0xD1000000
+_SIGNS: Final = {_ADD: 1, _SUBTRACT: -1}
 _LDR_MASK, _LDR = 0xFFC00000, 0xF9400000
+# RET x30, and RETAA and RETAB, which check the address first.
+_RETURN_MASK, _RETURN = 0xFFFFF3C0, 0xD65F03C0
 
 
 class MagicBlock(NamedTuple):
@@ -143,21 +146,30 @@ def _decode_x86_64(library: SharedObject, function: int, code: bytes) -> int | N
 
 
 def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | None:
-    pages: dict[int, int] = {}
+    """Return what x0 holds at the function's end, by the few instructions that make addresses."""
+    known: dict[int, int] = {}
     words = struct.iter_unpack("<I", code[: len(code) // 4 * 4])
     word: int
     for position, (word,) in enumerate(words):
+        if word & _RETURN_MASK == _RETURN:
+            break
         here = function + 4 * position
-        source, offset = word >> 5 & 31, word >> 10 & 0xFFF
+        target, source, offset = word & 31, word >> 5 & 31, word >> 10 & 0xFFF
         if word & _ADR_MASK == _ADRP:  # the page of the address
-            pages[word & 31] = (here & ~0xFFF) + (_relative(word) << 12)
+            known[target] = (here & ~0xFFF) + (_relative(word) << 12)
         elif word & _ADR_MASK == _ADR:  # the address itself
-            return here + _relative(word)
-        elif word & _ADD_MASK == _ADD and source in pages:  # the rest of it
-            return pages[source] + (offset << 12 if word & 1 << 22 else offset)
-        elif word & _LDR_MASK == _LDR and source in pages:  # a slot of the offset table
-            return Relocations(library).address_in(pages[source] + 8 * offset)
-    return None
+            known[target] = here + _relative(word)
+        elif word & _ADD_MASK in _SIGNS and source in known:
+            # The rest of it; in two parts where the compiler counts from an anchor (GCC's
+            # -fsection-anchors), which may lie behind what is meant.
+            step = offset << 12 if word & 1 << 22 else offset
+            known[target] = known[source] + _SIGNS[word & _ADD_MASK] * step
+        elif word & _LDR_MASK == _LDR and source in known:  # a slot of the offset table
+            loaded = Relocations(library).address_in(known[source] + 8 * offset)
+            if loaded is None:
+                return None
+            known[target] = loaded
+    return known.get(0)
 
 
 def _relative(word: int) -> int:

@@ -25,24 +25,29 @@ CODE, SLOT, DATA, TEXT = 0x400, 0x600, 0x700, 0xF00
 """Where the samples keep the magic function, its offset-table slot, its constant, its texts."""
 
 
-def _getter(style: str) -> bytes:
-    """Return the instructions of ``Pg_magic_func``, as compilers write them."""
-    page = DATA & 0xFFF
-    match style:
-        case "lea":
-            return b"\xf3\x0f\x1e\xfa\x48\x8d\x05" + struct.pack("<i", DATA - CODE - 11) + b"\xc3"
-        case "mov":
-            return b"\x48\x8b\x05" + struct.pack("<i", SLOT - CODE - 7) + b"\xc3"
-        case "adrp+add":
-            return struct.pack("<III", 0x90000000, 0x91000000 | page << 10, 0xD65F03C0)
-        case "adrp+ldr":
-            return struct.pack("<III", 0x90000000, 0xF9400000 | SLOT // 8 << 10, 0xD65F03C0)
-        case "adr":
-            offset = DATA - CODE
-            return struct.pack("<I", 0x10000000 | (offset & 3) << 29 | offset >> 2 << 5)
-        case "nonsense":
-            return b"\xcc" * 12
-    raise AssertionError(style)
+_PAGE, _ADR_OFFSET = DATA & 0xFFF, DATA - CODE
+_BTI, _ADRP, _ADD, _SUBTRACT = 0xD503245F, 0x90000000, 0x91000000, 0xD1000000
+_LOAD_SLOT = 0xF9400000 | SLOT // 8 << 10
+_RETURN, _RETURN_A, _RETURN_B = 0xD65F03C0, 0xD65F0BFF, 0xD65F0FFF
+_BESIDE = 48
+"""How far an anchor lies from the constant."""
+
+_GETTERS = {
+    "lea": b"\xf3\x0f\x1e\xfa\x48\x8d\x05" + struct.pack("<i", DATA - CODE - 11) + b"\xc3",
+    "mov": b"\x48\x8b\x05" + struct.pack("<i", SLOT - CODE - 7) + b"\xc3",
+    "adrp+add": struct.pack("<3I", _ADRP, _ADD | _PAGE << 10, _RETURN),
+    "adrp+add+add": struct.pack(
+        "<5I", _BTI, _ADRP, _ADD | (_PAGE - _BESIDE) << 10, _ADD | _BESIDE << 10, _RETURN
+    ),
+    "adrp+add+sub": struct.pack(
+        "<4I", _ADRP, _ADD | (_PAGE + _BESIDE) << 10, _SUBTRACT | _BESIDE << 10, _RETURN_A
+    ),
+    "adrp+ldr": struct.pack("<3I", _ADRP, _LOAD_SLOT, _RETURN),
+    "adrp+ldr+add": struct.pack("<4I", _ADRP, _LOAD_SLOT, _ADD, _RETURN_B),
+    "adr": struct.pack("<I", 0x10000000 | (_ADR_OFFSET & 3) << 29 | _ADR_OFFSET >> 2 << 5),
+    "nonsense": b"\xcc" * 12,
+}
+"""The instructions of ``Pg_magic_func``, as compilers write them."""
 
 
 def magic_bytes(
@@ -101,7 +106,7 @@ def build_elf(
     for text in [*(name.encode() for name in needed), (soname or "").encode(), *names]:
         places[text] = len(strings)
         strings += text + b"\0"
-    getter = _getter(style)
+    getter = _GETTERS[style]
     entries = b"".join(
         struct.pack("<IBBHQQ", places[name], 0x12, 0, 1, CODE, len(getter)) for name in names
     )

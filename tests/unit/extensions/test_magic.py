@@ -15,7 +15,16 @@ EXPECTED = MagicBlock(72, 1800, 100, 32, 64, 1, "PostgreSQL")
 
 @pytest.mark.parametrize(
     ("machine", "style"),
-    [(62, "lea"), (62, "mov"), (183, "adrp+add"), (183, "adrp+ldr"), (183, "adr")],
+    [
+        (62, "lea"),
+        (62, "mov"),
+        (183, "adrp+add"),
+        (183, "adrp+add+add"),
+        (183, "adrp+add+sub"),
+        (183, "adrp+ldr"),
+        (183, "adrp+ldr+add"),
+        (183, "adr"),
+    ],
 )
 def test_the_block_is_found_through_the_functions_instructions(
     elf: Build, magic_block: Build, machine: int, style: str
