@@ -212,7 +212,12 @@ class Manager:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the log's lines; each must be an object of JSON."""
-        for line in self.logged().splitlines():
+        lives = self.process is not None and self.process.poll() is None
+        lines = self.logged().splitlines(keepends=True)
+        if lives and lines and not lines[-1].endswith("\n"):
+            # It is being written.
+            lines.pop()
+        for line in lines:
             yield json.loads(line)
 
     def probe(self, path: str) -> tuple[int, str]:
