@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -64,7 +63,7 @@ def test_an_iterator_that_ends_is_an_error_too() -> None:
     """A future refuses StopIteration; whoever waits must hear of it all the same."""
 
     async def body() -> None:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(DEADLINE):
             await in_thread("next", next, iter(()))
 
     with pytest.raises((StopIteration, RuntimeError)):
@@ -92,7 +91,7 @@ def test_a_cancellation_returns_at_once_and_the_result_is_dropped() -> None:
     release, finished = threading.Event(), threading.Event()
 
     def work() -> None:
-        release.wait(DEADLINE)
+        release.wait(2 * DEADLINE)
         finished.set()
         raise ValueError("nobody hears this")
 
@@ -102,12 +101,11 @@ def test_a_cancellation_returns_at_once_and_the_result_is_dropped() -> None:
         loop.set_exception_handler(lambda _, context: complaints.append(context))
         task = asyncio.create_task(in_thread("hung", work))
         await asyncio.sleep(0)
-        begun = time.monotonic()
         task.cancel()
         await asyncio.wait([task], timeout=DEADLINE)
 
         assert task.cancelled()
-        assert time.monotonic() - begun < 1
+        assert not finished.is_set()
         release.set()
         while not finished.is_set():
             await asyncio.sleep(0.001)
