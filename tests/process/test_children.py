@@ -20,7 +20,7 @@ from tests.support.figures import Figures
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 SHELL = "/bin/sh"
-DEADLINE = 30.0
+DEADLINE = 60.0
 DEAF = "trap '' TERM"
 
 
@@ -101,10 +101,16 @@ def test_an_orphan_is_reported_with_its_command() -> None:
     orphans: list[Orphan] = []
 
     async def body(children: Children) -> None:
-        await shell(children, "sleep 0.01 & exit 0").wait()
-        await until(lambda: bool(orphans))
+        done = await children.run(
+            "shell",
+            [SHELL, "-c", "sleep 0.01 > /dev/null 2>&1 & echo $!"],
+            environment=ENVIRONMENT,
+            deadline_seconds=DEADLINE,
+        )
+        # What another test left behind may come too.
+        await until(lambda: int(done.output) in {one.pid for one in orphans})
 
-        assert orphans[0].command == "sleep"
+        assert {one.command for one in orphans if one.pid == int(done.output)} == {"sleep"}
 
     with_children(body, orphans.append)
 
@@ -265,6 +271,7 @@ def test_a_tool_that_is_cancelled_again_and_again_is_still_ended_first() -> None
                 [SHELL, "-c", f"{DEAF}; sleep {marker}"],
                 environment=ENVIRONMENT,
                 deadline_seconds=DEADLINE,
+                grace_seconds=3600,
             )
         )
         await until(lambda: sleeps(marker))
@@ -297,7 +304,7 @@ def test_an_end_that_is_cancelled_again_and_again_is_still_waited_for() -> None:
         marker = f"65.{os.getpid()}"
         child = shell(children, f"{DEAF}; sleep {marker}")
         await until(lambda: sleeps(marker))
-        task = asyncio.create_task(children.end(child))
+        task = asyncio.create_task(children.end(child, grace_seconds=3600))
         for _ in range(5):
             await asyncio.wait([task], timeout=0.02)
             assert not task.done()
@@ -413,7 +420,7 @@ def commands() -> str:
     texts: list[str] = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            texts.append(path.read_bytes().replace(b"\0", b" ").decode())
+            texts.append(path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
         except OSError:
             continue
     return "\n".join(texts)
