@@ -15,7 +15,7 @@ from instance_manager.supervision.children import Children, ExitStatus, Orphan
 from instance_manager.supervision.orphans import OrphanLog
 from tests.support.manager import Manager, until
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 LEFT = ExitStatus(code=3)
 """How the orphans end that are left here: other tests may have left some, too."""
