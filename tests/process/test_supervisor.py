@@ -30,7 +30,7 @@ from instance_manager.supervision.supervisor import Supervisor
 from instance_manager.supervision.work import LastExit, Policy
 from tests.support.processes import look
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 OBEDIENT = "trap 'exit 0' TERM INT QUIT; "
 IGNORES_SMART = "trap '' TERM; trap 'exit 0' INT QUIT; "
 ONLY_IMMEDIATE = "trap '' TERM INT; trap 'exit 2' QUIT; "
@@ -352,6 +352,7 @@ def test_however_often_it_is_stopped_no_script_lives_on_beside_what_comes_next(
         assert look(pid) is not None
         assert (work.initialized, work.starts) == (1, 0)
 
+        work.hasten(0)
         await supervisor.until({State.RUNNING})
         assert look(pid) is None
         assert work.initialized == 2
@@ -359,7 +360,7 @@ def test_however_often_it_is_stopped_no_script_lives_on_beside_what_comes_next(
     supervise(
         body,
         OBEDIENT + LIVE,
-        grace_seconds=0.5,
+        grace_seconds=3600,
         prepare_gives=[Event.DIRECTORY_EMPTY, Event.DIRECTORY_EMPTY],
         tool=deaf_script(own),
     )
