@@ -23,7 +23,7 @@ from instance_manager.postgres.embedded import Demonstration
 from tests.support import no_locks
 from tests.support.figures import Figures
 from tests.support.manager import ACCOUNT, Manager, until
-from tests.support.processes import arguments_of
+from tests.support.processes import arguments_of, look
 
 CHECKOUT = Path(__file__).parents[2]
 Times = Callable[[int, int], int]
@@ -68,20 +68,17 @@ class Postmasters:
 
 
 def postmasters(manager: Manager) -> set[int]:
-    """Return the servers in the data directory whose parent is none of them.
+    """Return the servers in the data directory that were executed: their children never are.
 
-    For a moment, the log's collector of a server that has ended is one.
+    Who outlives its postmaster for a moment has another parent, and is none all the same.
     """
-    parents: dict[int, int] = {}
+    found: set[int] = set()
     for pid in manager.postgres_processes():
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/exe").readlink().name == "postgres":
-                parents[pid] = parent_of(pid)
-    return {pid for pid, parent in parents.items() if parent not in parents}
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            is_server = Path(f"/proc/{pid}/exe").readlink().name == "postgres"
+            if is_server and (one := look(pid)) and one.was_executed:
+                found.add(pid)
+    return found
 
 
 def is_alive(pid: int) -> bool:
@@ -264,7 +261,7 @@ def test_an_old_server_is_stopped_fast_so_that_the_next_needs_no_recovery(
     (told,) = own_words(manager, "stopping an old server of this data directory")
     assert told["postmasters"] == [old]
     assert own_words(manager, "killing old processes of this data directory") == []
-    assert "database system was shut down at" in manager.logged()
+    until(lambda: "database system was shut down at" in manager.logged(), "postgres says so")
     assert "was not properly shut down" not in manager.logged()
     assert sampled.most == 1
     assert old in sampled.seen
@@ -580,6 +577,9 @@ def test_a_pid_file_that_was_taken_from_a_server_is_put_back_as_it_was(manager: 
     path = manager.data / "postmaster.pid"
     until(lambda: path.read_text().endswith("ready   \n"), "the server has written all of it")
     content = path.read_bytes()
+    assert manager.process is not None
+    # It would put the file back by itself.
+    manager.process.send_signal(signal.SIGSTOP)
     path.unlink()
     said = as_owner(
         manager,
@@ -588,6 +588,7 @@ def test_a_pid_file_that_was_taken_from_a_server_is_put_back_as_it_was(manager: 
         "print(pid_file.restore(DATA, content), pid_file.restore(DATA, b'other'))\n"
         "print(pid_file.watch(DATA, content), pid_file.judge(DATA).verdict)",
     )
+    manager.process.send_signal(signal.SIGCONT)
 
     assert said.splitlines() == ["missing", "True False", "same living"]
     assert path.read_bytes() == content
@@ -716,6 +717,21 @@ def test_without_locks_a_second_manager_takes_over_from_a_killed_one(unlocked: M
     assert sampled.most == 1
 
 
+def put_lease(manager: Manager, content: dict[str, Any]) -> None:
+    """Put another lease into the place of the one that there is, at once for whoever reads it."""
+    lease, owner = manager.data / "instance-manager" / "lease.json", manager.data.stat()
+    made = lease.with_suffix(".other")
+    made.write_text(json.dumps(content))
+    os.chown(made, owner.st_uid, owner.st_gid)
+    made.replace(lease)
+
+
+def failure_told(manager: Manager) -> dict[str, Any] | None:
+    """Return the event of a failure: the status may tell of another one a second later."""
+    _, events = manager.ask("GET", "/v1/events")
+    return next((event for event in events["items"] if event["reason"] == "Failed"), None)
+
+
 def test_without_locks_a_lease_is_renewed_and_another_host_is_believed_to_live(
     unlocked: Manager,
 ) -> None:
@@ -726,13 +742,11 @@ def test_without_locks_a_lease_is_renewed_and_another_host_is_believed_to_live(
     until(lambda: json.loads(lease.read_text())["counter"] > first["counter"], "it is renewed")
     assert unlocked.end() == 0
     elsewhere = first | {"boot_id": "another", "host": "elsewhere", "session": "other"}
-    owner = unlocked.data.stat()
-    lease.write_text(json.dumps(elsewhere))
-    os.chown(lease, owner.st_uid, owner.st_gid)
+    put_lease(unlocked, elsewhere)
     unlocked.log.unlink()
     unlocked.start()
     until(lambda: own_words(unlocked, "watching a lease that was not given back"), "it is watched")
-    lease.write_text(json.dumps(elsewhere | {"counter": 1000}))
+    put_lease(unlocked, elsewhere | {"counter": 1000})
     failure = unlocked.until_phase("failed")["failure"]
 
     assert failure["code"] == "data-directory-in-use"
@@ -748,11 +762,18 @@ def test_without_locks_a_manager_that_has_lost_its_lease_ends_its_server(
     """Somebody else's session in the lease means that somebody else uses the directory."""
     unlocked.start().until_ready()
     lease = unlocked.data / "instance-manager" / "lease.json"
-    lease.write_text(json.dumps(json.loads(lease.read_text()) | {"session": "another"}))
+    others = json.loads(lease.read_text()) | {"session": "another"}
 
-    failure = unlocked.until_phase("failed")["failure"]
-    assert (failure["code"], failure["exit_code"]) == ("data-directory-in-use", 7)
-    assert "has taken its lease" in failure["message"]
+    def taken() -> dict[str, Any] | None:
+        # Again and again: a renewal that has read it before writes over it.
+        put_lease(unlocked, others)
+        return failure_told(unlocked)
+
+    told = until(taken, "the lease is lost")
+    assert told is not None
+    assert told["details"]["code"] == "data-directory-in-use"
+    assert "has taken its lease" in told["message"]
+    assert unlocked.until_phase("failed")["failure"]["exit_code"] == 7
     assert unlocked.postgres_processes() == []
     assert lease.exists()
     assert unlocked.end() == 7
@@ -765,13 +786,19 @@ def test_without_locks_a_manager_that_cannot_renew_its_lease_ends_its_server(
     """Another manager takes what was not renewed for six seconds, wherever it is."""
     unlocked.start().until_ready()
     lease = unlocked.data / "instance-manager" / "lease.json"
-    lease.unlink()
-    # Who reads a fifo waits until somebody writes to it.
-    lease.mkdir() if storage == "fails" else os.mkfifo(lease)
-    failure = unlocked.until_phase("failed")["failure"]
+    if storage == "fails":
+        lease.unlink()
+        lease.mkdir()
+    else:
+        # Who reads a fifo waits until somebody writes to it.
+        os.mkfifo(fifo := lease.with_suffix(".fifo"))
+        fifo.replace(lease)
+    told = until(lambda: failure_told(unlocked), "the lease is lost")
     try:
-        assert (failure["code"], failure["exit_code"]) == ("data-directory-in-use", 7)
-        assert "its lease could not be renewed for 4 s" in failure["message"]
+        assert told is not None
+        assert told["details"]["code"] == "data-directory-in-use"
+        assert "its lease could not be renewed for 4 s" in told["message"]
+        assert unlocked.until_phase("failed")["failure"]["exit_code"] == 7
         assert unlocked.postgres_processes() == []
         assert bool(own_words(unlocked, "cannot renew the lease of the data directory")) == (
             storage == "fails"
@@ -806,8 +833,9 @@ def test_a_living_manager_and_its_server_are_spared_without_their_lock_file(
         assert second.end() == 7
         assert postmasters(manager) == server
         manager.process.send_signal(signal.SIGCONT)
-        failure = manager.until_phase("failed")["failure"]
-        assert "is gone, or another's" in failure["message"]
+        told = until(lambda: failure_told(manager), "the lock is lost")
+        assert told is not None
+        assert "is gone, or another's" in told["message"]
         # Nobody has it, so the first one locks it anew.
         manager.until_ready()
         assert manager.end() == 0
