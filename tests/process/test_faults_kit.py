@@ -54,7 +54,8 @@ def _frozen_postgres(ready: Manager) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_the_sampler_sees_a_second_postmaster(ready: Manager) -> None:
     """One that was just executed counts, though it could never serve."""
-    with Sampler(ready.data) as sampler, _frozen_postgres(ready) as second:
+    # One that was stopped too late would be seen, too.
+    with _frozen_postgres(ready) as second, Sampler(ready.data) as sampler:
         until(lambda: sampler.too_many, "the second one is seen")
 
     assert set(sampler.too_many[0]) == {postmaster_of(ready), second.pid}
