@@ -119,9 +119,12 @@ def pid_inside(pid: int) -> int:
 
 
 def memory_bytes(pid: int) -> int:
-    """Return the memory that a process has for itself: its share of what it maps (Pss)."""
+    """Return the memory that a process has for itself: all but what it maps of files.
+
+    Its share of those grows when another process ends that has mapped them, too.
+    """
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(pid)
 
