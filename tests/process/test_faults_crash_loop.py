@@ -86,13 +86,18 @@ def test_a_broken_configuration_ends_in_failed_with_its_cause_and_the_api_serves
     """It is not tried again and again; the manager lives and tells why."""
     status = broken.until_phase("failed")
 
+    until(lambda: starts(broken), "the start in vain is logged")
     assert starts(broken) == 1
     assert status["failure"]["code"] == "start-failed"
     assert status["postgres"]["last_exit"]["cause"] == "bad-configuration"
     assert CAUSE in status["failure"]["message"]
     assert CAUSE in status["postgres"]["last_exit"]["message"]
-    assert any(
-        record["level"] == "error" and CAUSE in record["message"] for record in broken.records()
+    until(
+        lambda: any(
+            record["level"] == "error" and CAUSE in record["message"]
+            for record in broken.records()
+        ),
+        "the cause is logged",
     )
     assert broken.probe("livez")[0] == 200
     assert broken.probe("startupz")[0] == 200
@@ -112,6 +117,7 @@ def test_a_start_brings_a_mended_server_back_with_a_budget_as_new(
         postmaster_of(broken)
         assert broken.ask("POST", "/v1/postgres/stop", Prefer="wait=30")[0] == 200
         break_configuration(broken)
+        until(lambda: starts(broken) > number, "the start in vain is logged")
         assert starts(broken) == number + 1
     mend_configuration(broken)
     assert broken.end() == 0
