@@ -91,7 +91,7 @@ def test_lines_arrive_whole_and_in_order(pipe: Pipe) -> None:
     sink = Sink(pipe.writing)
     for number in range(20_000):
         sink.write(b"%d\n" % number)
-    sink.close()
+    sink.close(DEADLINE)
 
     assert [int(line) for line in pipe.whole().splitlines()] == list(range(20_000))
     assert sink.dropped == 0
@@ -111,7 +111,7 @@ def test_threads_may_write_at_the_same_time(pipe: Pipe) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    sink.close()
+    sink.close(DEADLINE)
     pairs = [tuple(map(int, line.split())) for line in pipe.whole().splitlines()]
 
     for name in range(4):
@@ -125,10 +125,10 @@ def test_a_pipe_that_nobody_reads_never_blocks_a_writer(pipe: Pipe) -> None:
     for _ in range(10_000):
         sink.write(LINE)
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < DEADLINE
     assert sink.dropped > 5_000
     pipe.read()
-    sink.close()
+    sink.close(DEADLINE)
 
 
 def test_what_was_dropped_is_counted_and_said_when_somebody_reads(pipe: Pipe) -> None:
@@ -156,7 +156,7 @@ def test_after_a_loss_the_log_goes_on(pipe: Pipe) -> None:
     until(lambda: b"dropped" in pipe.so_far())
     dropped = sink.dropped
     sink.write(b'{"message":"again"}\n')
-    sink.close()
+    sink.close(DEADLINE)
 
     assert pipe.whole().endswith(b'{"message":"again"}\n')
     assert sink.dropped == dropped
@@ -168,7 +168,7 @@ def test_a_line_that_is_larger_than_the_buffer_is_said_to_be_lost(pipe: Pipe) ->
     sink = Sink(pipe.writing, buffer_bytes=1000)
     sink.write(b"x" * 2000 + b"\n")
     sink.write(b'{"message":"next"}\n')
-    sink.close()
+    sink.close(DEADLINE)
 
     assert sink.dropped == 1
     assert [line["dropped"] for line in notices(pipe.whole())] == [1]
@@ -184,7 +184,7 @@ def test_closing_waits_no_longer_than_it_is_told(pipe: Pipe) -> None:
 
     assert SHORT * 0.9 <= time.monotonic() - begun < DEADLINE
     pipe.read()
-    sink.close()
+    sink.close(DEADLINE)
 
 
 def test_a_reader_that_has_gone_costs_lines_and_nothing_else(pipe: Pipe) -> None:
@@ -193,7 +193,7 @@ def test_a_reader_that_has_gone_costs_lines_and_nothing_else(pipe: Pipe) -> None
     sink = Sink(pipe.writing)
     for _ in range(1_000):
         sink.write(LINE)
-    sink.close()
+    sink.close(DEADLINE)
 
     assert sink.dropped == 1_000
 
@@ -204,7 +204,7 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     sink = Sink(descriptor)
     for _ in range(1_000):
         sink.write(LINE)
-    sink.close()
+    sink.close(DEADLINE)
     os.close(descriptor)
 
     assert sink.dropped == 1_000
@@ -219,7 +219,7 @@ def test_what_a_broken_stream_lost_is_said_when_it_is_whole_again(tmp_path: Path
     mended = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
     os.dup2(mended, descriptor, inheritable=False)
     sink.write(LINE)
-    sink.close()
+    sink.close(DEADLINE)
     for each in (descriptor, mended):
         os.close(each)
 
