@@ -17,7 +17,7 @@ import pytest
 from instance_manager.postgres.connection import Answer, ask
 
 Serve = Callable[[socket.socket], None]
-PATIENCE = 10.0
+PATIENCE = 30.0
 SHORT = 0.2
 
 
