@@ -33,7 +33,7 @@ def written(path: Path, level: log.Level = "info", style: log.Format = "json") -
         yield
     finally:
         root.handlers, root.level = before
-        sink.close()
+        sink.close(60)
         os.close(descriptor)
         structlog.reset_defaults()
 
