@@ -290,7 +290,8 @@ def test_storage_that_hangs_keeps_nobody_who_gives_back_and_no_other_lease_is_ta
         os.close(os.open(path, os.O_WRONLY))
 
     assert lease.finish()
-    assert took < 2
+    # Nobody opens it for writing before this is measured.
+    assert took < 30
 
 
 @pytest.mark.parametrize("kind", ["link", "directory"])
