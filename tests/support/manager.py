@@ -222,7 +222,7 @@ class Manager:
 
     def probe(self, path: str) -> tuple[int, str]:
         """Ask the health listener; status 0 where nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.health_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.health_port, timeout=30)
         try:
             connection.request("GET", f"/{path}")
             response = connection.getresponse()
@@ -264,7 +264,7 @@ class Manager:
             "port": self.port,
             "user": "postgres",
             "dbname": "postgres",
-            "connect_timeout": 10,
+            "connect_timeout": 30,
             "autocommit": True,
         }
         with psycopg.connect(**(given | options)) as connection:
