@@ -44,10 +44,12 @@ def judge(
         settings: the user's own values.
         is_there: says whether there is a file at an absolute path.
     """
+    # The server compares names of parameters without regard to case (guc_name_compare).
     own = {name.lower(): value for name, value in settings.postgres.parameters.items()}
     directories = [
         element
         for element in split_search_path(own.get("extension_control_path"))
+        # $system is the server's own directory, whose control files the server's facts have.
         if element.startswith("/")
     ]
     surroundings = _surroundings(accepted, server, settings, is_there)
@@ -77,6 +79,7 @@ def _surroundings(
     variables: dict[str, str] = {}
     directories: list[str] = []
     for volume in accepted:
+        # postgres has one environment, so a variable of one volume serves the libraries of all.
         variables.update(environment.of_volume(volume, listed.get(volume.name)).variables)
         directories += [join(volume.path, each) for each in volume.paths.ld_library_path]
     return run_time_data.Surroundings(variables, server.machine, tuple(directories), is_there)

@@ -23,6 +23,8 @@ class Catalogue:
     """The images that *server* could use."""
 
     def __init__(self, settings: Settings, server: ServerFacts) -> None:
+        # Images name machines as Go does (amd64), uname(2) as the kernel does; empty stands for
+        # any.
         machines = {"", server.machine, _ARCHITECTURES.get(server.machine, server.machine)}
         fitting: list[CatalogueImage] = [
             each
@@ -54,6 +56,7 @@ class Catalogue:
     def _with_extension(self, name: str) -> Iterator[CatalogueImage]:
         """Yield the images that have it, the one with the fewest others first."""
         found = [each for each in self._images if name in each.extensions]
+        # The image that holds little else changes the server least.
         yield from sorted(found, key=lambda each: len(each.extensions))
 
     def _called(self, name: str) -> Iterator[CatalogueImage]:
@@ -71,5 +74,6 @@ def _metadata(image: CatalogueImage) -> Metadata:
         shared_preload_libraries=image.shared_preload_libraries,
         requires=image.requires,
         origin="the catalogue",
+        # As long as what a volume's own metadata may say of its provenance.
         provenance=tuple((key, value[:200]) for key, value in said if value),
     )

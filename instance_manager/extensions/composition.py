@@ -62,6 +62,7 @@ def compose(
         server: one before 18 gets no ``extension_control_path``, which it does not know.
         base: comes first in the environment's search paths.
     """
+    # The server compares names of parameters without regard to case (guc_name_compare).
     own = {name.lower(): value for name, value in settings.postgres.parameters.items()}
     listed = {volume.name: volume for volume in settings.extensions.volumes}
     user_preload = [bare_name(name) for name in settings.postgres.shared_preload_libraries]
@@ -71,14 +72,17 @@ def compose(
         ["$system"], _control_paths(volumes), split_search_path(own.get("extension_control_path"))
     )
     composed = Composed(
+        # An unknown parameter in the configuration keeps the server from starting.
         extension_control_path=control_path if server.major >= FIRST_MAJOR else "",
         dynamic_library_path=join_search_path(
+            # Named, since a value that lacks it would hide the server's own modules.
             ["$libdir"],
             _library_paths(volumes),
             split_search_path(own.get("dynamic_library_path")),
         ),
         shared_preload_libraries=",".join(map(_quote, preload)),
         ld_library_path=loader_path(volumes, base.ld_library_path),
+        # At the end, so that a volume's program never runs in place of one of the server's image.
         path=join_search_path(split_search_path(base.path), _program_paths(volumes)),
         env={
             name: value
@@ -99,6 +103,7 @@ def loader_path(volumes: Sequence[VolumeFacts], base: str | None) -> str:
 
 def _absolute(volume: VolumeFacts, directories: Iterable[str]) -> Iterator[str]:
     for directory in directories:
+        # The server would take "/." as well; one directory should have one name in every list.
         path = volume.path if directory == "." else join(volume.path, directory)
         if is_searchable(path):
             yield path
@@ -120,15 +125,21 @@ def _library_paths(volumes: Iterable[VolumeFacts]) -> Iterator[str]:
 
 def _program_paths(volumes: Iterable[VolumeFacts]) -> Iterator[str]:
     for volume in volumes:
+        # Without a look inside: in PATH, what a volume brings is found after all else anyway.
         yield from _absolute(volume, volume.paths.bin_path)
 
 
 def _loader_paths(volumes: Sequence[VolumeFacts]) -> Iterator[str]:
     needed = _needed_files(volumes)
     for volume in volumes:
+        # LD_LIBRARY_PATH comes before ld.so.cache and the default directories (ld.so(8)), for
+        # postgres and all that it starts: a directory that nobody needs could only replace
+        # something.
         offering = {library.directory for library in volume.libraries if library.name in needed}
         paths = volume.paths.ld_library_path
         chosen = (
+            # Given on purpose, it may hold what modules open by name, which no table of theirs
+            # shows.
             paths if volume.loader_paths_given else [path for path in paths if path in offering]
         )
         yield from _absolute(volume, chosen)
@@ -142,10 +153,13 @@ def _needed_files(volumes: Iterable[VolumeFacts]) -> set[str]:
         for library in volume.libraries:
             needs.setdefault(library.name, set()).update(library.needed)
             if library.is_module:
+                # dlopen(3) by name leaves no trace in DT_NEEDED, so that these are known from a
+                # list.
                 frontier += (*library.needed, *run_time_data.opened_by(library.name))
     reached: set[str] = set()
     while frontier:
         name = frontier.pop()
+        # Libraries may need each other in a circle.
         if name not in reached:
             reached.add(name)
             frontier += needs.get(name, ())
@@ -153,6 +167,8 @@ def _needed_files(volumes: Iterable[VolumeFacts]) -> set[str]:
 
 
 def _quote(library: str) -> str:
+    # The list is split at commas, and blanks around names go: such names need quotes
+    # (SplitDirectoriesString, varlena.c).
     return library if re.fullmatch(_PLAIN, library) else '"' + library.replace('"', '""') + '"'
 
 
@@ -165,6 +181,8 @@ def _parameters(
         prefixes = _prefixes(volume)
         for name, value in volume.metadata.postgresql_parameters:
             match = re.fullmatch(_PARAMETER, name)
+            # Else a mount could turn fsync off: only what the volume's own code reads is its to
+            # set.
             if match is None or match[1].lower() not in prefixes:
                 message = (
                     f'volume "{volume.name}" asks for the parameter "{name}",'
@@ -172,6 +190,7 @@ def _parameters(
                 )
                 refused.append(finding(Code.PARAMETER_REFUSED, name, message))
             elif name.lower() not in own:
+                # The first volume wins here as in the search paths.
                 parameters.setdefault(name.lower(), value)
     return parameters, refused
 

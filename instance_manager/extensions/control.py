@@ -43,6 +43,7 @@ _ENCODINGS: Final = frozenset(
     | {f"iso8859{part}" for part in range(1, 17) if part not in {11, 12}}
     | {f"{word}{page}" for word in ("win", "windows") for page in (866, 874, *range(1250, 1259))}
 )
+# The server's scanner would act on them: what they lead to is none of the volume's.
 _INCLUDES: Final = frozenset({"include", "include_if_exists", "include_dir"})
 
 
@@ -104,6 +105,7 @@ def parse(content: bytes, *, secondary: bool = False) -> ControlFile:
             problems.append(ControlProblem(setting.line, reason))
         else:
             values[setting.name] = setting.value
+    # Judged once all lines are read, as the server does: the two may stand in either order.
     relocatable = parse_boolean(values.get("relocatable", "off")) is True
     if relocatable and "schema" in values:
         reason = 'parameter "schema" cannot be specified when "relocatable" is true'
@@ -113,6 +115,7 @@ def parse(content: bytes, *, secondary: bool = False) -> ControlFile:
         module_pathname=values.get("module_pathname"),
         directory=values.get("directory"),
         schema=values.get("schema"),
+        # A list that is none is among the problems already.
         requires=split_identifiers(values.get("requires", "")) or (),
         relocatable=relocatable,
         trusted=parse_boolean(values.get("trusted", "off")) is True,
@@ -138,6 +141,7 @@ def _tokens(line: str) -> list[tuple[str, str]] | None:
     tokens: list[tuple[str, str]] = []
     position = 0
     while True:
+        # A carriage return is a blank to guc-file.l, so that lines of DOS are valid.
         while position < len(line) and line[position] in " \t\r":
             position += 1
         match = _TOKEN.match(line, position)
@@ -151,8 +155,10 @@ def _tokens(line: str) -> list[tuple[str, str]] | None:
 
 def _setting(number: int, tokens: list[tuple[str, str]]) -> _Setting | None:
     (kind, name), *rest = tokens
+    # The token for values also takes `-`, `:` and `/`, which no name has.
     if kind != "word" or not _NAME.fullmatch(name):
         return None
+    # The equals sign is optional in this syntax.
     if rest and rest[0][0] == "equals":
         del rest[0]
     if len(rest) != 1 or rest[0][0] == "equals":
@@ -178,6 +184,7 @@ def _unescaped(match: re.Match[str]) -> str:
         return "'"
     if escape in _LETTER_ESCAPES:
         return _LETTER_ESCAPES[escape]
+    # Three octal digits go up to 511; the server keeps what fits into a byte.
     return chr(int(escape, 8) & 0xFF) if escape[0] in "01234567" else escape
 
 
@@ -186,6 +193,7 @@ def _refusal(setting: _Setting, *, secondary: bool) -> str:
     name, value = setting.name, setting.value
     if secondary and name in _PRIMARY_ONLY:
         return f'parameter "{name}" cannot be set in a secondary extension control file'
+    # The parser takes these in any case, before the keys are compared letter by letter (strcmp).
     if name.lower() in _INCLUDES:
         return f'"{name}" is not supported in a control file'
     if name not in _TEXTS | _BOOLEANS | _LISTS:
@@ -212,6 +220,7 @@ def parse_boolean(text: str) -> bool | None:
     word = text.lower()
     if not word:
         return None
+    # A lone "o" could be the beginning of both "on" and "off": those take two letters at least.
     if word == "1" or "true".startswith(word) or "yes".startswith(word) or word == "on":
         return True
     is_off = word in {"of", "off"}
@@ -231,8 +240,10 @@ def split_identifiers(text: str) -> tuple[str, ...] | None:
         if match is None:
             return None
         quoted, bare = match[1], match[2]
+        # Folded like an identifier in SQL, unless it is quoted.
         names.append(bare.lower() if quoted is None else quoted.replace('""', '"'))
         position = match.end()
+        # A comma at the end is an error: after one, a name must follow.
         if position == len(text):
             return tuple(names)
         if text[position] != ",":
@@ -256,6 +267,7 @@ def installable_versions(extension: str, file_names: Iterable[str]) -> tuple[str
     frontier = list(reached)
     while frontier:
         for target in updates.get(frontier.pop(), ()):
+            # Scripts that lead up and down again make a circle.
             if target not in reached:
                 reached.add(target)
                 frontier.append(target)
@@ -285,6 +297,7 @@ def _scripts(extension: str, file_names: Iterable[str]) -> Iterator[tuple[str | 
             first, *others = display(name[len(prefix) : -len(".sql")]).split("--", 1)
             if not others:
                 yield None, first
+            # The server ignores a name of three versions, too.
             elif "--" not in others[0]:
                 yield first, others[0]
 

@@ -39,6 +39,7 @@ def discover(
     """
     try:
         names = _volume_names(root)
+    # An image without volumes need not even have the directory.
     except FileNotFoundError:
         return RootFacts(display(str(root)), ())
     except OSError as error:
@@ -47,14 +48,17 @@ def discover(
         return RootFacts(display(str(root)), (), (obstacle,))
     if not names:
         return RootFacts(display(str(root)), ())
+    # Milliseconds of imports that a start without volumes saves.
     from instance_manager.extensions.exploration import explore
 
+    # Once for all volumes: the kernel renders the whole table for each reader.
     mounts = mount_points()
     obstacles: list[Finding] = []
     if len(names) > _MAXIMUM_VOLUMES:
         message = f"{root} holds {len(names)} volumes; only {_MAXIMUM_VOLUMES} are looked at"
         obstacles.append(finding(Code.LIMIT, display(str(root)), display(message)))
     listed = {volume.name: volume for volume in volumes}
+    # Before the limit cuts the list: what the user names is looked at first.
     order = [name for name in listed if name in names]
     order += [name for name in names if name not in listed]
     found = (
@@ -70,10 +74,12 @@ def _volume_names(root: Path) -> list[str]:
 
 
 def _is_volume(entry: os.DirEntry[str]) -> bool:
+    # mke2fs(8) makes lost+found in the root of each ext file system.
     if entry.name.startswith(".") or entry.name == "lost+found":
         return False
     try:
         # A link that leads nowhere was meant to be a volume.
         return entry.is_dir() or (entry.is_symlink() and not Path(entry.path).exists())
     except OSError:
+        # What can't be asked is not passed over in silence: exploring it says why.
         return True

@@ -35,6 +35,7 @@ def volume_environment(
 
     *ours* are the names that every server gets from us.
     """
+    # What every server gets from us is no volume's doing, and would look like a difference.
     added = {name: value for name, value in environment.items() if name not in ours}
     loader, path = added.pop("LD_LIBRARY_PATH", ""), added.pop("PATH", "")
     return loader, path or environment.get("PATH", ""), added
@@ -45,6 +46,7 @@ def with_running(report: ExtensionsReport, running: Composed | None) -> Extensio
     if running is None:
         return report.model_copy(update={"running": NotRunning()})
     action = report.pending_action
+    # What the report knows already is more than the comparison can tell, such as a remount.
     if action is PendingAction.NONE:
         action = pending_action(report.composed, running)
     return report.model_copy(update={"running": running, "pending_action": action})
@@ -66,6 +68,7 @@ def with_needed(report: ExtensionsReport, library_path: str) -> ExtensionsReport
 
 def pending_action(composed: Composed, running: Composed) -> PendingAction:
     """Return what the running server needs in order to use what is composed."""
+    # A restart includes what a reload would do, so it is asked for first.
     if any(getattr(composed, name) != getattr(running, name) for name in _AT_A_START):
         return PendingAction.RESTART
     if any(getattr(composed, name) != getattr(running, name) for name in _AT_A_RELOAD):

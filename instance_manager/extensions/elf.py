@@ -93,12 +93,15 @@ _MAXIMUM_SEGMENTS: Final = 256
 _MAXIMUM_DYNAMIC_BYTES: Final = 64 * 1024
 _MAXIMUM_NEEDED: Final = 1024
 _MAXIMUM_STRING: Final = 4096
+# A damaged chain has no end; hash tables of real libraries have chains of a few entries.
 _MAXIMUM_CHAIN: Final = 4096
 _MAXIMUM_TABLE_BYTES: Final = 64 * 1024 * 1024
 _MAXIMUM_SYMBOLS: Final = 1_000_000
 _MAXIMUM_SYMBOL_NAME: Final = 32 * 1024
+# Elf64_Sym and Elf64_Phdr (elf(5)).
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 _PROGRAM_HEADER: Final = struct.Struct("<IIQQQQQQ")
+# The size of Elf32_Ehdr; that of 64 bits is longer, and the fields read here lie in both.
 _SMALLEST_HEADER: Final = 52
 
 
@@ -113,6 +116,7 @@ def read_header(image: Image) -> Header:
         raise ElfError("it has no ELF header" if head else "it is empty")
     if len(head) < _SMALLEST_HEADER or head[4] not in {1, 2} or head[5] not in {1, 2}:
         raise ElfError("its ELF header is damaged")
+    # The byte order is in e_ident, and the rest can be read only once it is known.
     little_endian = head[5] == 1
     kind, number = struct.unpack_from("<HH" if little_endian else ">HH", head, 16)
     machine = MACHINES.get(number, f"machine {number}")
@@ -210,12 +214,15 @@ class SharedObject:
 
         Only a symbol of the hash table can be found by others. At most *limit* symbols.
         """
+        # An object that exports nothing may come without any hash table.
         if self.tag(_SYMTAB) is None or (self.tag(_HASH) or self.tag(_GNU_HASH)) is None:
             return b"", 0
         count = self._symbol_count()
         if count > limit:
             raise ElfError(f"it has {count} symbols")
         table = self.tag(_GNU_HASH)
+        # The second word of DT_GNU_HASH is the index of the first symbol that it covers; DT_HASH
+        # covers all.
         first = 0 if table is None else self._unpack("<4I", table)[1]
         return self.read(self._required(_SYMTAB), count * _SYMBOL.size), first
 
@@ -235,6 +242,7 @@ class SharedObject:
         if count > _MAXIMUM_SYMBOLS:
             raise ElfError(f"it has {count} symbols")
         size = self._required(_STRSZ)
+        # Both tables at once: a read for each of thousands of symbols is far slower.
         strings = self.read(self._required(_STRTAB), size)
         table = self.read(self._required(_SYMTAB), count * _SYMBOL.size)
         total = 0
@@ -251,6 +259,7 @@ class SharedObject:
         if size > _MAXIMUM_TABLE_BYTES:
             raise ElfError(f"it has a table of {size} bytes")
         part = self._image[offset : offset + size]
+        # A slice of bytes beyond the end is short, without an error.
         if len(part) != size:
             raise ElfError("it is truncated")
         return part
@@ -262,8 +271,11 @@ class SharedObject:
         # The whole of elf64_hdr after e_version: where both tables lie, and how long they are.
         layout = struct.unpack("<QQQIHHHHHH", self._slice(24, 40))
         headers, sections, entry_size, count = layout[1], layout[2], layout[5], layout[6]
+        # The loader too refuses entries of another size (open_verify, dl-load.c).
         if entry_size != _PROGRAM_HEADER.size or not 0 < count <= _MAXIMUM_SEGMENTS:
             raise ElfError(f"it has {count} program headers of {entry_size} bytes")
+        # The linker writes the section headers last, so that their absence betrays a copy that was
+        # cut short even where all that is mapped is there.
         if needs_sections and sections and sections + layout[7] * layout[8] > len(self._image):
             raise ElfError("it is truncated: the section headers are missing")
         parts: dict[int, list[Segment]] = {}
@@ -271,6 +283,8 @@ class SharedObject:
         for kind, _, offset, address, _, size, _, _ in _PROGRAM_HEADER.iter_unpack(table):
             if kind not in {_LOAD, _DYNAMIC, INTERPRETER, NOTE}:
                 continue
+            # The kernel maps it all the same, and who touches what lies beyond the end gets
+            # SIGBUS.
             if offset + size > len(self._image):
                 raise ElfError(f"it is truncated: {offset + size} bytes, not {len(self._image)}")
             parts.setdefault(kind, []).append(Segment(address, offset, size))
@@ -278,6 +292,7 @@ class SharedObject:
             raise ElfError("it has no dynamic section")
         self.parts = parts
         self.segments = tuple(parts.get(_LOAD, ()))
+        # Of several the loader takes the last: each overwrites the one before it (dl-load.c).
         self._tags = self._read_tags(parts[_DYNAMIC][-1])
 
     def _read_tags(self, dynamic: Segment) -> dict[int, list[int]]:
@@ -286,6 +301,7 @@ class SharedObject:
             raise ElfError(f"it has a dynamic section of {size} bytes")
         tags: dict[int, list[int]] = {}
         for tag, value in struct.iter_unpack("<QQ", self._slice(dynamic.offset, size)):
+            # DT_NULL ends the array; linkers leave spare entries behind it.
             if tag == 0:
                 return tags
             tags.setdefault(tag, []).append(value)
@@ -319,6 +335,7 @@ class SharedObject:
 
     def _match(self, index: int, name: bytes) -> Symbol | None:
         fields = self._symbol_at(index)
+        # SHN_UNDEF: the object wants a symbol of this name, and does not define it.
         if fields[3] == 0 or self._string(fields[0]) != name:
             return None
         return _symbol(name, fields)
@@ -328,15 +345,18 @@ class SharedObject:
         if not buckets or not words or shift >= _BITS:
             raise ElfError("its symbol hash table is damaged")
         wanted = gnu_hash(name)
+        # A Bloom filter of two bits: most names that are not there end here.
         (bloom,) = self._unpack("<Q", table + 16 + 8 * (wanted // 64 % words))
         if not bloom >> wanted % 64 & bloom >> (wanted >> shift) % 64 & 1:
             return None
         start = table + 16 + 8 * words
         (index,) = self._unpack("<I", start + 4 * (wanted % buckets))
+        # An empty bucket holds 0, and symbols before the first one that is hashed are not found.
         if index < first:
             return None
         for step in range(index, index + _MAXIMUM_CHAIN):
             (value,) = self._unpack("<I", start + 4 * (buckets + step - first))
+            # The lowest bit of a hash marks the end of its chain, so it says nothing of the name.
             symbol = self._match(step, name) if value | 1 == wanted | 1 else None
             if symbol or value & 1:
                 return symbol
@@ -359,10 +379,13 @@ class SharedObject:
     def _symbol_count(self) -> int:
         table = self.tag(_HASH)
         if table is not None:
+            # nchain: the System V ABI makes it equal to the number of symbols.
             return self._unpack("<2I", table)[1]
         table = self._required(_GNU_HASH)
         buckets, first, words, _ = self._unpack("<4I", table)
         start = table + 16 + 8 * words
+        # DT_GNU_HASH has no count: the last symbol is the end of the chain that begins furthest
+        # on.
         heads = self.read(start, 4 * buckets)
         last = max(struct.unpack(f"<{buckets}I", heads), default=0)
         if last < first:

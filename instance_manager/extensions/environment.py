@@ -40,7 +40,10 @@ def expand(variables: Iterable[tuple[str, str]], image_root: str) -> Environment
             problems.append(f"variable {reason}")
         else:
             expanded[name] = re.sub(
-                _PLACEHOLDER, lambda match: "${" if match[1] is None else image_root, value
+                # A function, since a text would have its backslashes read as escapes.
+                _PLACEHOLDER,
+                lambda match: "${" if match[1] is None else image_root,
+                value,
             )
     return Environment(expanded, tuple(problems))
 
@@ -49,6 +52,7 @@ def _refusal(name: str, value: str) -> str:
     """Return why a variable can't be set, as the end of a sentence; empty if it can."""
     if problem := variable_problem(name):
         return problem
+    # The kernel ends a variable at its first NUL (environ(7)).
     if "\0" in value:
         return f"{name!r} has a NUL in its value"
     for match in re.finditer(_PLACEHOLDER, value):
@@ -62,4 +66,5 @@ def _refusal(name: str, value: str) -> str:
 def of_volume(volume: VolumeFacts, settings: VolumeSettings | None) -> Environment:
     """Return what a volume sets: its metadata's variables, replaced by those of the settings."""
     chosen = tuple((each.name, each.value) for each in settings.env) if settings else ()
+    # The settings come last, and so replace what the builder says.
     return expand((*volume.metadata.env, *chosen), volume.path)

@@ -62,12 +62,14 @@ def explore(
         return facts._replace(is_open=False, obstacles=(_bad_name(facts.name, path.name),))
     try:
         mount = os.statvfs(path)
+        # A bind mount of the same file system has the same device: only mountinfo shows that one.
         is_own_device = path.stat().st_dev != path.parent.stat().st_dev
     except OSError as error:
         return _unreachable(facts, path, error)
     reader = VolumeReader(path)
     facts = _explore(reader, facts, settings, catalogued)
     return facts._replace(
+        # mountinfo has real paths, and a volume may be a link to where it is mounted.
         is_mount=is_own_device or str(reader.real) in mounts,
         read_only=bool(mount.f_flag & os.ST_RDONLY),
         noexec=bool(mount.f_flag & os.ST_NOEXEC),
@@ -128,9 +130,12 @@ def _explore(
             name
             for directory in paths.dynamic_library_path
             for name in reader.files(directory) or ()
+            # The server tries a name as it is before it appends the suffix
+            # (expand_dynamic_library_name).
             if "." not in name
         ),
     )
+    # Only now: what it holds of libraries decides whether its scripts are worth reading.
     present = facts.module_files()
     return facts._replace(
         controls=tuple(_with_its_need(reader, each, present) for each in controls),
@@ -155,6 +160,7 @@ def _with_its_need(
 def _describe(reader: VolumeReader, catalogued: Metadata | None) -> Metadata:
     content = reader.read(metadata.PATH, _MAXIMUM_METADATA_BYTES)
     if content is None:
+        # The image's own word goes before what a catalogue says of it.
         return catalogued or metadata.Metadata()
     described, problems = metadata.parse(content)
     for problem in problems:
@@ -205,6 +211,7 @@ def _controls(reader: VolumeReader, paths: Sequence[str]) -> Iterator[ControlFac
         for name in reader.files(directory) or ():
             extension = name.removesuffix(".control")
             # The first of equal names is the one that the server finds.
+            # Two hyphens make a control file of one version, which is none of an extension's own.
             if extension == name or "--" in extension or extension in seen:
                 continue
             if len(seen) == _MAXIMUM_CONTROL_FILES:
@@ -219,10 +226,12 @@ def _controls(reader: VolumeReader, paths: Sequence[str]) -> Iterator[ControlFac
 def _control(reader: VolumeReader, path: str, name: str, parsed: ControlFile) -> ControlFacts:
     # `directory` is relative to the element of the path, not to the control file's directory.
     scripts_in = join(path, parsed.directory or "extension")
+    # The server takes an absolute one as it is (get_extension_script_directory).
     if parsed.directory and parsed.directory.startswith("/"):
         scripts_in = parsed.directory
     names = reader.files(scripts_in)
     extension = name.removesuffix(".control")
+    # Directories of scripts may be shared: only these belong to the extension.
     own = [each for each in names or () if each.startswith(f"{extension}--")]
     return ControlFacts(
         directory=path,
@@ -248,6 +257,7 @@ def _secondary(
 
 def _libraries(reader: VolumeReader, paths: PathLists) -> Iterator[LibraryFacts]:
     seen: dict[tuple[int, int, bool], LibraryFacts] = {}
+    # lib is in both lists by default, and is read once.
     for directory in dict.fromkeys((*paths.dynamic_library_path, *paths.ld_library_path)):
         entries = reader.files(directory) or {}
         names = [name for name in entries if is_library(name)]
@@ -259,6 +269,8 @@ def _libraries(reader: VolumeReader, paths: PathLists) -> Iterator[LibraryFacts]
             try:
                 status = entries[name].stat()
                 # A library and the links to it are one file.
+                # The magic block is read only where the server searches, so that one file may
+                # differ in that.
                 key = (status.st_dev, status.st_ino, wants_magic)
                 if key not in seen:
                     seen[key] = _open_library(Path(entries[name].path), wants_magic=wants_magic)
@@ -283,11 +295,13 @@ def inspect(image: Image, *, wants_magic: bool) -> LibraryFacts:
         facts = facts._replace(
             bits=header.bits, little_endian=header.little_endian, machine=header.machine
         )
+        # Of another form, no machine of ours could load it: that is all that needs to be known.
         if header.is_native_form:
             library = SharedObject(image)
             facts = facts._replace(
                 needed=library.needed, magic=read_magic(library) if wants_magic else None
             )
+            # Only modules are asked by the server for functions by name.
             if facts.is_module:
                 facts = facts._replace(
                     entry_points=signals.entry_points(library),

@@ -84,6 +84,7 @@ class LibraryFacts(NamedTuple):
     @property
     def is_module(self) -> bool:
         """Whether the server can load it as a module, for all that its tables say."""
+        # Where it was not looked for, the server does not search either.
         return self.magic is not None and self.magic.is_module
 
 

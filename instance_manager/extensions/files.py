@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 _BLOCK_BYTES: Final = 32 * 1024
+# At most 8 MiB of one file are kept.
 _MAXIMUM_BLOCKS: Final = 256
 _FIELDS: Final = 5
 _MOUNT_INFO: Final = Path("/proc/self/mountinfo")
@@ -36,6 +37,8 @@ class FileView:
     def __getitem__(self, part: slice, /) -> bytes:
         start, stop, _ = part.indices(self._size)
         number = start // _BLOCK_BYTES
+        # What spans blocks is mostly a whole table, which is asked for once: keeping it is of no
+        # use.
         if stop > (number + 1) * _BLOCK_BYTES:
             return read_at(self._descriptor, start, stop - start)
         block = self._blocks.get(number)
@@ -52,6 +55,7 @@ def read_at(descriptor: int, offset: int, size: int) -> bytes:
     """Return up to *size* bytes; fewer only at the end of the file."""
     parts: list[bytes] = []
     while size > 0:
+        # pread(2) may return less than is asked for, without being at the end.
         part = os.pread(descriptor, size, offset)
         if not part:
             break
@@ -71,8 +75,10 @@ def open_regular(path: Path) -> Generator[tuple[int, int], None, None]:
     # To open a device can do things; without O_NONBLOCK, a FIFO that took the file's place since
     # would block here until somebody writes to it.
     _check_regular(path.stat())
+    # O_NOCTTY: a terminal that took the file's place could become ours, with its signals.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
+        # Asked again of what was opened: the path may lead to another file since.
         status = os.fstat(descriptor)
         _check_regular(status)
         yield descriptor, status.st_size
@@ -89,6 +95,7 @@ def is_there(path: str) -> bool:
     """Say whether there is something at *path* that is no directory, and can be asked for."""
     try:
         return not stat.S_ISDIR(Path(path).stat().st_mode)
+    # A NUL in a path is a ValueError in Python.
     except (OSError, ValueError):
         return False
 

@@ -95,6 +95,7 @@ _REBUILD: Final = "rebuild the extension image"
 
 RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
     {
+        # A warning: where people only try things out, no volume is a mount.
         Code.NOT_A_MOUNT: Rule(
             _WARNING,
             "the directory is not a mount point",
@@ -137,6 +138,7 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "a required volume is not there",
             "mount it, or take `required` off its entry in extensions.volumes",
         ),
+        # An error, since for a control file it breaks pg_available_extensions for everybody.
         Code.DANGLING_LINK: Rule(
             _ERROR,
             "a link leads nowhere",
@@ -152,11 +154,13 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "a control file is not valid",
             "correct the control file in the extension image",
         ),
+        # A warning: another version may be there, and nobody else is hindered.
         Code.NO_DEFAULT_SCRIPT: Rule(
             _WARNING,
             "the extension can't be created",
             "add the installation script, or correct default_version in the control file",
         ),
+        # An error: pg_available_extension_versions fails for all extensions.
         Code.SCRIPT_DIRECTORY: Rule(
             _ERROR,
             "the script directory is missing",
@@ -212,6 +216,7 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "share/instance-manager/extension.json is not valid",
             "correct the file in the extension image, or leave it out",
         ),
+        # An error: of what was not read, nothing is proven.
         Code.LIMIT: Rule(
             _ERROR,
             "more or larger than the manager reads",
@@ -249,6 +254,7 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "a module is for a server that was built otherwise",
             "build the extension against this server",
         ),
+        # A warning: the server will look itself, and the module may well fit.
         Code.MAGIC_UNKNOWN: Rule(
             _WARNING,
             "a module's magic block can't be read",
@@ -286,6 +292,7 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "a directory of modules holds only other libraries",
             "list the directory in ld_library_path instead of dynamic_library_path",
         ),
+        # A warning: packages bring modules for what is not mounted, which nobody loads.
         Code.UNUSED_MISSING_LIBRARY: Rule(
             _WARNING,
             "a library that nothing asked for so far needs is missing",
@@ -364,6 +371,7 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "an installed version can't be updated to the one that is there",
             "mount an image whose scripts lead there from the installed version",
         ),
+        # A warning: the owner of a database can set it, and must not be able to stop the server.
         Code.SESSION_LIBRARY: Rule(
             _WARNING,
             "sessions of a database or role load a library that is nowhere",
@@ -375,6 +383,7 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             "a trial of the start failed",
             "mend what the server says",
         ),
+        # A warning: the loader has decided, and one of the two has a fault.
         Code.LOADER_DISAGREES: Rule(
             _WARNING,
             "the dynamic loader and its emulation disagree",

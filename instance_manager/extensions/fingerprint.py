@@ -29,8 +29,10 @@ def content_sha256(volume: Path) -> str:
     Raises:
         OSError: something in it can't be read.
     """
+    # As bytes, since names need not be UTF-8 and the hash is of what is there.
     root = os.fsencode(volume.resolve(strict=True))
     total = sha256()
+    # The order of a directory is the file system's own, and differs between copies.
     for path in sorted(_walk(root)):
         status = os.lstat(path)
         relative = os.path.relpath(path, root)
@@ -45,6 +47,7 @@ def _walk(root: bytes) -> Iterator[bytes]:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
                 yield entry.path
+                # A link to a directory above would have no end.
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
 
@@ -57,6 +60,7 @@ def _content_hash(path: bytes, status: os.stat_result) -> bytes:
     elif stat.S_ISREG(status.st_mode):
         with open_regular(name) as (descriptor, _):
             offset = 0
+            # To the end, however long the file has become since it was opened.
             while part := read_at(descriptor, offset, _CHUNK_BYTES):
                 content.update(part)
                 offset += len(part)

@@ -119,6 +119,7 @@ def inspect(
         machine: judge against another machine, named as ``uname -m`` does.
         hash_contents: read every byte, for ``content_sha256``.
     """
+    # Findings and links between volumes go by the name, which has to be unique.
     names = _names(directories)
     volumes = tuple(map(look_into, directories, names))
     judge = _adapt(server or _usual(volumes), major, machine)
@@ -143,6 +144,7 @@ def inspect(
 def _examine(
     volumes: tuple[VolumeFacts, ...], names: Iterable[str], server: ServerFacts
 ) -> ExtensionsReport:
+    # Listed, so that what their metadata wants loaded is composed and judged too.
     listed = [{"name": name} for name in names if is_volume_name(name)]
     return scan.examine(
         Settings.model_validate({"extensions": {"volumes": listed}}),
@@ -189,8 +191,10 @@ def _usual(volumes: Iterable[VolumeFacts]) -> ServerFacts:
 def _adapt(server: ServerFacts, major: int | None, machine: str | None) -> ServerFacts:
     """Return the facts of the server that is asked for: of another one, less is known."""
     if major is not None and major != server.major:
+        # The program, the libraries and the extensions that are known are those of another major.
         return ServerFacts(major=major, machine=machine or server.machine, abi=server.abi)
     if machine is not None and machine != server.machine:
+        # Its loader can't be emulated for a program that is built for this machine.
         return server._replace(machine=machine, program="", library_directory="")
     return server
 
@@ -228,6 +232,7 @@ def _links(libraries: Sequence[LibraryFacts], directory: Path) -> list[str | Non
     first: dict[Identity | None, str] = {}
     # The file itself comes before the links to it.
     for each in sorted(libraries, key=lambda each: (directory / each.path).is_symlink()):
+        # Named by the first: whether one is a link or a hard link, the file is the same.
         first.setdefault(each.identity, each.path)
     paths = [first[each.identity] if each.identity else each.path for each in libraries]
     return [

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _MAGIC: Final = b"glibc-ld.so.cache1.1"
+# Caches of `ldconfig --format=compat` begin in the old format, and hold the new one behind it.
 _OLD_MAGIC: Final = b"ld.so-1.7.0"
 _HEADER: Final = struct.Struct("<20sIIB3xI12x")
 _ENTRY: Final = struct.Struct("<iIIIQ")
@@ -48,6 +49,7 @@ def parse(content: bytes) -> Cache:
     if start < 0 or (start and not content.startswith(_OLD_MAGIC)):
         return {}
     try:
+        # Offsets count from the beginning of this format, wherever that lies.
         return _read(content[start:])
     except (struct.error, ValueError):
         return {}
@@ -55,6 +57,7 @@ def parse(content: bytes) -> Cache:
 
 def _read(cache: bytes) -> dict[str, list[Entry]]:
     _, count, _, _, extensions = _HEADER.unpack_from(cache)
+    # The count is the file's own word, and decides how much is read.
     if count > _MAXIMUM_ENTRIES:
         raise ValueError("too many entries")
     names: list[str] = _hwcaps(cache, extensions) if extensions else []
@@ -102,6 +105,7 @@ def choose(cache: Cache, name: str, flags: int, hwcaps: Sequence[str]) -> str | 
         flags: the kind of libraries that the machine loads.
         hwcaps: the subdirectories that the processor supports, the best first.
     """
+    # The plain library is the last choice, but one that is always fit.
     order = [*hwcaps, ""]
     fitting = [
         entry for entry in cache.get(name, ()) if entry.flags == flags and entry.hwcaps in order

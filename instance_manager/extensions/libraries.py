@@ -38,6 +38,7 @@ def judge_library(
             dynamic loader does.
     """
     path = library.path
+    # Else only the dynamic loader would meet it, for what needs a library of that name.
     if library.problem and is_searched and library.name.endswith(".so"):
         message = f"{path} is not a valid ELF shared object ({library.problem})"
         yield finding(Code.ELF_INVALID, path, f"{message}; loading it can crash the server")
@@ -58,6 +59,8 @@ def _judge_block(path: str, block: MagicBlock | None, server: ServerFacts) -> It
     if block is None:
         message = f"could not read the magic block of {path} statically; deferred to the server"
         yield finding(Code.MAGIC_UNKNOWN, path, message)
+    # In the order of incompatible_module_error (dfmgr.c): what stands behind the version may have
+    # another layout in another major.
     elif block.major != server.major:
         version = _version(block)
         message = f"{path} was built for PostgreSQL {version}, the server is {server.major}"
@@ -73,6 +76,7 @@ def _judge_block(path: str, block: MagicBlock | None, server: ServerFacts) -> It
 
 
 def _version(block: MagicBlock) -> str:
+    # PG_VERSION_NUM / 100: 906 is 9.6, and 1800 is 18.
     if block.version >= _FIRST_WITH_WHOLE_MAJOR:
         return str(block.major)
     return f"{block.version // 100}.{block.version % 100}"

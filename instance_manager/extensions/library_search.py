@@ -31,6 +31,7 @@ class Search(NamedTuple):
 
     def find(self, name: str) -> str | None:
         """Return the file that ``load_file`` would open, or None where it would find none."""
+        # The name as it is comes first: a file without a suffix hides the library.
         for file in (name, name + SUFFIX):
             try:
                 found = self._in_place(file) if "/" in file else self._in_path(file)
@@ -45,6 +46,7 @@ class Search(NamedTuple):
         return path if path.startswith("/") and self.is_there(path) else None
 
     def _in_path(self, file: str) -> str | None:
+        # An empty parameter finds nothing; an empty element in it is an error (find_in_path).
         for element in self.path.split(":") if self.path else ():
             directory = self._expand(element)
             if not directory.startswith("/"):
@@ -59,6 +61,7 @@ class Search(NamedTuple):
         if not text.startswith("$"):
             return text
         macro, slash, rest = text.partition("/")
+        # The server raises an error for any other macro, and goes no further.
         if macro != _MACRO:
             raise ValueError(text)
         return self.library_directory + slash + rest
@@ -76,10 +79,12 @@ def split_list(text: str) -> tuple[str, ...] | None:
             name, rest = _quoted(rest[1:])
         else:
             name, comma, rest = rest.partition(",")
+            # Blanks within an unquoted name belong to it, those at its end do not.
             name, rest = name.rstrip(_BLANKS) or None, comma + rest
         if name is None or (rest and not rest.startswith(",")):
             return None
         names.append(name)
+        # A comma at the end is an error: after one, a name must follow.
         if rest and not rest[1:].lstrip(_BLANKS):
             return None
         rest = rest[1:].lstrip(_BLANKS)

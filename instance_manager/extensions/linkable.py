@@ -97,6 +97,7 @@ def read_linkable(image: Image) -> Linkable:
     library = SharedObject(image, as_loader=True)
     strings = library.strings(_MAXIMUM_STRINGS)
     needed = library.tags(_NEEDED)
+    # Each name costs a search in all directories.
     if len(needed) > _MAXIMUM_NEEDED:
         raise ElfError(f"it needs {len(needed)} libraries")
     flags = library.tag(_FLAGS_1) or 0
@@ -107,6 +108,7 @@ def read_linkable(image: Image) -> Linkable:
         raise ElfError("its symbol versions are damaged") from None
     return Linkable(
         machine=library.machine,
+        # A position-independent program is ET_DYN like a library: only DF_1_PIE tells them apart.
         is_program=library.is_program or bool(flags & _POSITION_INDEPENDENT_PROGRAM),
         soname=_tagged(library, strings, _SONAME),
         needed=tuple(_text(strings, offset) for offset in needed),
@@ -147,6 +149,8 @@ def _version_needs(library: SharedObject, strings: bytes) -> Iterator[VersionNee
             count += 1
             if count > _MAXIMUM_VERSIONS:
                 raise ElfError("it needs too many symbol versions")
+            # VER_FLG_WEAK: the loader starts the program all the same where the version lacks
+            # (dl-version.c).
             yield VersionNeed(name, _text(strings, version), bool(flags & _WEAK_VERSION))
 
 
@@ -168,6 +172,7 @@ def _chain(content: bytes, at: int, layout: str) -> Iterator[tuple[int, tuple[in
     for _ in range(_MAXIMUM_VERSIONS if content else 0):
         fields: tuple[int, ...] = struct.unpack_from(layout, content, at)
         yield at, fields
+        # The offset of the next entry: 0 at the last one.
         if not fields[-1]:
             return
         at += fields[-1]
@@ -186,17 +191,21 @@ def read_symbols(image: Image) -> Symbols:
     table, first = library.symbol_table(_MAXIMUM_SYMBOLS)
     # Every machine that the manager runs on is little-endian, as these objects are.
     names = memoryview(table).cast("I")[:: _SYMBOL_BYTES // 4].tolist()
+    # Elf64_Sym: st_name is at 0, st_info at 4, st_shndx at 6.
     sections = memoryview(table).cast("H")[3 :: _SYMBOL_BYTES // 2].tolist()
     wanted = [
         name
         for name, section, info in zip(names, sections, table[4::_SYMBOL_BYTES], strict=True)
+        # A weak symbol that nobody defines has the value 0, and keeps nothing from being loaded.
         if not section and info >> 4 == _GLOBAL
     ]
     undefined = tuple(name for part in _names(strings, wanted) for name in part)
+    # Others find a symbol by the hash table alone, which leaves out those before *first*.
     defined = list(compress(names[first:], sections[first:]))
     exports = array("q")
     for part in _names(strings, defined):
         exports.extend(map(hash, part))
+    # A view of bytes takes no more than it holds; an array that grew has room to spare.
     return Symbols(undefined, memoryview(exports.tobytes()).cast("q"))
 
 
@@ -220,6 +229,7 @@ def _build_id(library: SharedObject) -> str | None:
         while at + 12 <= len(content):
             name_size, size, kind = struct.unpack_from("<III", content, at)
             start = at + 12 + (name_size + 3 & ~3)
+            # Other vendors number their notes as they like: the name says whose number it is.
             if kind == _BUILD_ID and content[at + 12 : at + 16] == b"GNU\0":
                 return content[start : start + size].hex()
             at = start + (size + 3 & ~3)

@@ -161,7 +161,9 @@ class Linker:
         self._expanded: dict[str, tuple[str, ...]] = {}
         self._asked_early: dict[str, File | None] = {}
         self._asked_late: dict[tuple[str, bool], File | None] = {}
+        # $ORIGIN of a program is where its file is, behind all links (/proc/self/exe).
         self._origin = _directory(program.path)
+        # LD_LIBRARY_PATH alone may be separated by semicolons too (ld.so(8)).
         self._library_path = self._path_list(library_path, self._origin, ":;")
         process = _Process()
         loader = files.at(platform.loader)
@@ -170,6 +172,7 @@ class Linker:
             if file is not None and file.linkable is not None:
                 process.add(Loaded(file.path, file.linkable, file.identity))
         self._main = process.objects[0]
+        # The loader itself needs nothing.
         self._close(process, process.objects[:1])
         self._server = process
         self.server = process.result(program.path)
@@ -178,6 +181,7 @@ class Linker:
     def link(self, paths: Iterable[str]) -> tuple[Linking, ...]:
         """Return what comes of loading each file by itself, its symbols included."""
         processes = [(path, self._load_into_copy(path)) for path in paths]
+        # All at once, so that the symbols of what many modules need are read once.
         self._resolve([process for _, process in processes])
         return tuple(process.result(path) for path, process in processes)
 
@@ -227,6 +231,7 @@ class Linker:
             process.unloadable.append(Unloadable(file.path, parent.path, problem))
             process.names[name] = None
             return None
+        # The loader compares device and inode: one file under two names is in the process once.
         known = process.identities.get(file.identity)
         if known is not None:
             process.names[name] = known
@@ -239,6 +244,7 @@ class Linker:
 
     def _search(self, name: str, asker: Loaded) -> tuple[File | None, tuple[str, ...]]:
         """Return the first file that fits, and where it was looked for if there is none."""
+        # A name with a slash is a path, and is searched nowhere (dlopen(3)).
         if "/" in name:
             path = self._expand(name, _directory(asker.path))
             return self._fitting(self._files.at(path)), (_directory(path),)
@@ -246,6 +252,8 @@ class Linker:
         runpath = self._list_of(asker, asker.object.runpath)
         no_defaults = asker.object.no_default_libraries
         file = (
+            # In the order of ld.so(8): DT_RPATH, LD_LIBRARY_PATH, DT_RUNPATH, the cache, the
+            # defaults.
             self._in(chain, name)
             or self._early(name)
             or self._in(runpath, name)
@@ -270,6 +278,7 @@ class Linker:
                 yield from self._list_of(each, each.object.rpath)
             is_main = each is self._main
             each = each.parent
+        # DT_RPATH of the program counts for all, also for what it did not ask for itself.
         if not is_main and self._main.object.runpath is None:
             yield from self._list_of(self._main, self._main.object.rpath)
 
@@ -311,6 +320,7 @@ class Linker:
         if places is None:
             found: list[str] = []
             below = f"{directory}/glibc-hwcaps"
+            # Most directories have none: asked once, it spares a look for each level and name.
             if self._platform.hwcaps and self._files.has_directory(below):
                 found = [f"{below}/{level}" for level in self._platform.hwcaps]
             if self._files.has_directory(directory):
@@ -322,6 +332,8 @@ class Linker:
         """Return None for what the loader passes over: nothing there, or another machine's."""
         if file is None or (not file.problem and file.linkable is None):
             return None
+        # The loader goes on with the next directory, as where libraries of 32 and 64 bits lie side
+        # by side.
         is_foreign = file.linkable and file.linkable.machine != self._platform.machine
         return None if is_foreign else file
 
@@ -340,6 +352,7 @@ class Linker:
         directories = self._platform.directories
         path = self._platform.cached(name)
         if path is not None and not (
+            # DF_1_NODEFLIB: what the cache knows of the default directories does not count either.
             no_defaults and any(path.startswith(f"{each}/") for each in directories)
         ):
             file = self._fitting(self._files.at(path))
@@ -357,6 +370,7 @@ class Linker:
         wants = {
             identity: frozenset(map(hash, each.undefined)) for identity, each in symbols.items()
         }
+        # Cut down to what somebody wants: libraries define far more than anybody asks them for.
         wanted: frozenset[int] = frozenset[int]().union(*wants.values())
         defined = {
             identity: wanted.intersection(each.exports) for identity, each in symbols.items()
@@ -376,6 +390,7 @@ class Linker:
 
         A name mostly comes from the program, or from a library that is asked for by name.
         """
+        # The tables of symbols are read in this order, and most of them need never be.
         likely = {name for asker in askers for name in asker.object.needed} | _C_LIBRARIES
         left = set(names)
         for each in sorted(
@@ -430,6 +445,7 @@ class _Process:
         for each in self.added():
             for file, version, weak in each.object.version_needs:
                 provider = self.names.get(file)
+                # What is missing altogether has been noted as such.
                 defined: Collection[str] = provider.object.versions if provider else ()
                 if provider and defined and version not in defined and not weak:
                     self.versions.append(MissingVersion(file, version, each.path, provider.path))
@@ -439,6 +455,7 @@ class _Process:
         for each in self.added():
             own = symbols[each.identity]
             if own.problem:
+                # The module itself has nobody but the server that asked for it.
                 asker = each.parent.path if each.parent else each.path
                 self.unloadable.append(Unloadable(each.path, asker, own.problem))
             if lacking:

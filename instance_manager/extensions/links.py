@@ -94,9 +94,11 @@ def judge_links(
     """
     linker = linkers.linker(loading.library_path)
     said: list[_Said] = []
+    # Without a directory of a volume in the path, the server gets what it always gets.
     if loading.library_path != loading.base_path:
         base = linkers.linker(loading.base_path)
         server_trace = traces.get(loading.program)
+        # The loader itself could start the server: then the emulation errs.
         is_wrong = server_trace is not None and server_trace.is_clean
         said += [
             each
@@ -127,6 +129,7 @@ def _judged(loading: Loading, said: Iterable[_Said]) -> Judged:
 def _limited(findings: Iterable[Finding]) -> list[Finding]:
     counts: defaultdict[str, int] = defaultdict(int)
     kept: list[Finding] = []
+    # Several modules may lack the same for the same reason.
     for each in dict.fromkeys(findings):
         counts[each.code] += 1
         if counts[each.code] <= _MAXIMUM_SAME:
@@ -150,10 +153,12 @@ def _judge_server(loading: Loading, base: Linker, linker: Linker) -> Iterator[_S
                 yield _Said(volume.name, finding(Code.SHADOWS_SERVER, path, message))
     if not culprits:
         return
+    # What the server lacks without any volume is not the doing of one.
     fine = set(_problems(base.server_with_symbols()))
     for problem, places in _problems(linker.server_with_symbols()).items():
         if problem not in fine:
             holders = [_holder(loading.volumes, place) for place in places]
+            # Where no file of a volume is named, each that replaces something may be the cause.
             names = [volume.name for volume in holders if volume][:1] or list(culprits)
             for name in names:
                 message = f"the server could not start{_with(culprits[name])}: {problem}"
@@ -169,6 +174,7 @@ def _with(names: Sequence[str]) -> str:
 def _server_libraries(linker: Linker, library_directory: str) -> dict[str, Loaded]:
     """Return what the server loads for itself, by SONAME: a standby loads its receiver too."""
     linkings = [linker.server]
+    # libpqwalreceiver is loaded at run time, so that the program's own tables don't name libpq.
     if library_directory:
         linkings += linker.link([f"{library_directory}/{_WAL_RECEIVER}"])
     return {
@@ -228,6 +234,8 @@ def _judge_files(
     asked = asked_for(loading.volumes, loading.preloaded)
     loaded: set[Hashable] = set()
     beside = {volume.name: _third_party(volume) for volume in loading.volumes}
+    # Modules first: what they load is judged with them, and a library by itself only where none
+    # does.
     for is_module in (True, False):
         chosen = {
             file.identity: (volume, library, file.path)
@@ -324,6 +332,7 @@ def _files(
     """Yield the libraries that the loader could take; what ails the others is said elsewhere."""
     for volume in volumes:
         for library in volume.libraries:
+            # What is known to be no shared object has its finding already.
             file = files.at(join(volume.path, library.path)) if not library.problem else None
             if file is not None and (file.linkable is not None or file.problem):
                 yield volume, library, file
@@ -347,6 +356,7 @@ def _judge(
     for code, message in complaints:
         if confirmed is not None and code not in confirmed:
             continue  # the loader itself has no such complaint
+        # At a file that can't be loaded the loader stops, for whoever needs one of that name.
         if is_asked or code is Code.BAD_LIBRARY:
             yield finding(code, path, message)
         else:
@@ -424,5 +434,6 @@ def _judge_conflicts(loading: Loading, linkers: Linkers) -> Iterator[_Said]:
 
 
 def _is_same(one: File, other: File, linkers: Linkers) -> bool:
+    # Equal build IDs are one build, and spare reading both files to their end.
     ids = [file.linkable.build_id for file in (one, other) if file.linkable]
     return ids[0] == ids[1] if all(ids) else linkers.same_content(one.path, other.path)

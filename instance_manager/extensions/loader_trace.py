@@ -84,6 +84,8 @@ def unaskable(module: str) -> str:
 
 def trace_variables(module: str, library_path: str) -> dict[str, str]:
     """Return what makes the loader trace a program with *module*; an empty one: by itself."""
+    # Relocations are tried only with LD_WARN, and those of functions only with LD_BIND_NOW: as by
+    # ldd -r.
     variables = {"LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes", "LD_BIND_NOW": "1"}
     if module:
         variables["LD_PRELOAD"] = module
@@ -141,6 +143,7 @@ def parse(module: str, output: str, errors: str, ending: str) -> Trace | None:
 
 def _mapped(line: str) -> tuple[str, str] | None:
     """Return name and path of a file that was mapped; the name is empty for the module itself."""
+    # From the right: the path may hold anything, the address stands at the end.
     text, address, _ = line.rpartition(" (0x")
     name, arrow, path = text.removeprefix("\t").partition(" => ")
     return ((name, path) if arrow else ("", name)) if address else None
@@ -151,6 +154,7 @@ def _missing(line: str) -> tuple[str, ...]:
 
 
 def _undefined(line: str) -> tuple[str, ...]:
+    # A tab stands before the file that wants the symbol.
     symbol, _, by = line.removeprefix(_UNDEFINED).partition("\t(")
     return symbol.partition(", version ")[0], by.removesuffix(")")
 
@@ -183,6 +187,7 @@ def _some(found: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     """Return the first of what was found, each once."""
     kept: dict[tuple[str, ...], None] = {}
     for each in found:
+        # A module may lack thousands of symbols, and each would be kept as long as the trace.
         if len(kept) == _MAXIMUM_OF_A_KIND:
             break
         kept[tuple(map(printable, each))] = None

@@ -60,6 +60,7 @@ def hwcaps(machine: Machine, processor_flags: Iterable[str]) -> tuple[str, ...]:
     flags = frozenset(processor_flags)
     supported: list[str] = []
     for name, wanted in reversed(machine.levels):
+        # Each level includes those below it (x86-64 psABI), so that the first gap ends the list.
         if not flags.issuperset(wanted.split()):
             break
         supported.insert(0, name)
@@ -77,6 +78,7 @@ def default_directories(loader: bytes) -> Sequence[str]:
             # Not in the whole file: the expression takes milliseconds for that.
             for match in _DIRECTORIES.finditer(loader, max(0, at - _AROUND), at + _AROUND):
                 directories = match[0].decode("ascii").split("\0")[:-1]
+                # Other lists of paths may lie near by.
                 if known in directories:
                     return tuple(each.rstrip("/") for each in dict.fromkeys(directories))
     return ()

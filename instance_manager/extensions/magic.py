@@ -26,9 +26,11 @@ MAGIC_FUNCTION: Final = b"Pg_magic_func"
 # 24: PostgreSQL 13 and 14, no ABI text; 28: before 13; 56: 15 to 17; 72: since 18.
 _LENGTHS: Final = frozenset({24, 28, 56, 72})
 _TEXT_LENGTHS: Final = frozenset({56, 72})
+# PG_VERSION_NUM / 100: 8.0 to 99.
 _VERSIONS: Final = range(800, 9901)
 _NAME_LENGTHS: Final = frozenset({32, 64, 128, 256})
 _KEY_LIMITS: Final = range(8, 257)
+# FUNC_MAX_ARGS is 100 in every build that nobody has patched, and rare enough to look for.
 _ARGUMENT_LIMIT: Final = struct.pack("<i", 100)
 
 _CODE_BYTES: Final = 128
@@ -85,10 +87,12 @@ def read_magic(library: SharedObject) -> Magic:
         ElfError: its tables are damaged.
     """
     function = library.find_symbol(MAGIC_FUNCTION)
+    # Only a module exports it; a third-party library lies there as well.
     if function is None:
         return Magic(is_module=False, block=None)
     address = _agreed(_decode(library, function), _search(library))
     block = None if address is None else _block_at(library, address)
+    # Name and version came with PostgreSQL 18: the block of an older one ends before them.
     if address is None or block is None or block.length <= _VERSION_AT:
         return Magic(is_module=True, block=block)
     relocations = Relocations(library)
@@ -105,6 +109,7 @@ def _agreed(decoded: int | None, found: list[int]) -> int | None:
     A fork's block may look like none to the search, which then contradicts nothing.
     """
     if decoded is None:
+        # Of two that look like the block, either may do so by chance.
         return found[0] if len(found) == 1 else None
     return decoded if not found or decoded in found else None
 
@@ -137,6 +142,7 @@ def _decode(library: SharedObject, function: Symbol) -> int | None:
 def _decode_x86_64(library: SharedObject, function: int, code: bytes) -> int | None:
     # lea rax, [rip+d] gives the address; mov rax, [rip+d] takes it from the offset table.
     for opcode, is_slot in ((b"\x48\x8d\x05", False), (b"\x48\x8b\x05", True)):
+        # Not only at the beginning: endbr64 or a frame may stand before it.
         at = code.find(opcode)
         if 0 <= at <= len(code) - 7:
             (displacement,) = struct.unpack_from("<i", code, at + 3)
@@ -156,6 +162,7 @@ def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | 
         here = function + 4 * position
         target, source, offset = word & 31, word >> 5 & 31, word >> 10 & 0xFFF
         if word & _ADR_MASK == _ADRP:  # the page of the address
+            # adrp gives a page of 4 KiB; the place in it follows in another instruction.
             known[target] = (here & ~0xFFF) + (_relative(word) << 12)
         elif word & _ADR_MASK == _ADR:  # the address itself
             known[target] = here + _relative(word)
@@ -165,6 +172,7 @@ def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | 
             step = offset << 12 if word & 1 << 22 else offset
             known[target] = known[source] + _SIGNS[word & _ADD_MASK] * step
         elif word & _LDR_MASK == _LDR and source in known:  # a slot of the offset table
+            # The offset of ldr counts in words of the register's eight bytes.
             loaded = Relocations(library).address_in(known[source] + 8 * offset)
             if loaded is None:
                 return None
@@ -174,6 +182,7 @@ def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | 
 
 def _relative(word: int) -> int:
     value = (word >> 5 & 0x7FFFF) << 2 | word >> 29 & 3
+    # A signed number of 21 bits.
     return value - (1 << 21) if value & 1 << 20 else value
 
 
@@ -184,12 +193,14 @@ def _text_at(library: SharedObject, address: int | None) -> str | None:
         if address is not None and 0 < size <= segment.size:
             text, end, _ = library.read(address, min(size, _MAXIMUM_TEXT)).partition(b"\0")
             shown = text.decode("utf-8", "backslashreplace")
+            # Without an end, or with control characters, it is not the text that was meant.
             return shown if end and shown.isprintable() else None
     return None
 
 
 def _search(library: SharedObject) -> list[int]:
     """Return where something looks like a block; nothing where the file is too large to search."""
+    # The search is on the way to the first connection.
     if sum(part.size for part in library.segments) > _SCAN_BYTES:
         return []
     return list(islice(_addresses(library), _MAXIMUM_CANDIDATES))
@@ -206,6 +217,7 @@ def candidates(library: SharedObject) -> Iterator[MagicBlock]:
 def _addresses(library: SharedObject) -> Iterator[int]:
     for address in islice(_places(library), _MAXIMUM_PLACES):
         block = _block_at(library, address)
+        # Code or data may hold the same numbers by chance.
         if block and _is_plausible(block):
             yield address
 
@@ -214,11 +226,13 @@ def _places(library: SharedObject) -> Iterator[int]:
     """Yield addresses that have the two rarest fields, the argument limit and the length."""
     for segment in library.segments:
         for start in range(0, segment.size, _WINDOW_BYTES):
+            # A block that a window cuts is seen whole in the one where it begins.
             size = min(_WINDOW_BYTES + _LONGEST, segment.size - start)
             content = library.read(segment.address + start, size)
             for found in occurrences(content, _ARGUMENT_LIMIT):
                 at = found - _ARGUMENT_LIMIT_AT
                 address = segment.address + start + at
+                # The compiler aligns a struct of ints to four bytes.
                 is_here = 0 <= at < _WINDOW_BYTES and address % 4 == 0
                 if is_here and content[at] in _TEXT_LENGTHS:
                     yield address

@@ -60,10 +60,12 @@ class ParsedMetadata(NamedTuple):
 
 def parse(content: bytes) -> ParsedMetadata:
     """Return the fields of the file and its problems; a field with a problem counts as absent."""
+    # Late: a start without volumes needs no JSON here.
     import json
 
     try:
         document: object = json.loads(content)
+    # Deeply nested JSON exhausts the stack of the parser.
     except (ValueError, RecursionError) as error:
         return ParsedMetadata(Metadata(), (f"it is not JSON: {_reason(error)}",))
     if not isinstance(document, dict):
@@ -95,6 +97,7 @@ class _Reader:
     def read(self, key: str, convert: Callable[[object], _Value], default: _Value) -> _Value:
         """Return the field, or *default* where it is absent, null or wrong."""
         value = self._document.get(key)
+        # Generators write null for what they leave out.
         if value is None:
             return default
         try:
@@ -131,6 +134,7 @@ def _list(value: object) -> list[object]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("must hold text")
+    # These texts get into messages, search paths and variables: control characters do harm there.
     if len(value) > _MAXIMUM_TEXT or not value.isprintable():
         raise ValueError(f"must hold printable text of at most {_MAXIMUM_TEXT} characters")
     return value
@@ -141,6 +145,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _modules(value: object) -> tuple[str, ...]:
+    # What the server would search in its own directory alone is looked for in the volumes.
     names = tuple(map(bare_name, _texts(value)))
     if not all(re.fullmatch(_MODULE, name) for name in names):
         raise ValueError("must hold bare names of libraries")
@@ -187,6 +192,7 @@ def _parameters(value: object) -> tuple[tuple[str, str], ...]:
 
 
 def _parameter(value: object) -> str:
+    # bool is an int to Python, and the server does not take `True`.
     if isinstance(value, bool):
         return "on" if value else "off"
     return _text(str(value) if isinstance(value, int | float) else value)

@@ -35,9 +35,11 @@ def asks_for_module(scripts: Iterable[Path], module: str) -> bool:
     try:
         for script in scripts:
             with open_regular(script) as (descriptor, size):
+                # Before it is read: to take a large one for one that asks costs nothing.
                 left -= size
                 if left < 0 or _names(descriptor, size, literal):
                     return True
+    # In doubt the library is missed: not to tell would leave a failure to the first call.
     except (OSError, ValueError):
         return True
     return False
@@ -48,11 +50,13 @@ def _names(descriptor: int, size: int, literal: re.Pattern[bytes]) -> bool:
         read_at(descriptor, start, _PIECE_BYTES + _OVERLAP_BYTES)
         for start in range(0, size, _PIECE_BYTES)
     )
+    # The fixed text first: it is found as fast as memory is read, and decides mostly.
     return any(_MACRO in piece or _has_library(piece, literal) for piece in pieces)
 
 
 def _has_library(text: bytes, literal: re.Pattern[bytes]) -> bool:
     return any(
+        # `$libdir/` stands before nothing but a library.
         match[1] or _OPERATOR.search(text, max(match.start() - _LOOK_BACK_BYTES, 0), match.start())
         for match in literal.finditer(text)
     )

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 _MAXIMUM_WEIGHT: Final = 16 * 1024 * 1024
 _MAXIMUM_LISTING: Final = 20_000
+# The kernel gives up after as many (path_resolution(7)).
 _MAXIMUM_LINKS: Final = 40
 _MAXIMUM_FILE_BYTES: Final = 8 * 1024 * 1024
+# The size of Elf64_Ehdr.
 _SMALLEST: Final = 64
 _WEIGHT: Final = 4000
 _PASSED_OVER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP})
@@ -95,6 +97,7 @@ class ObjectStore:
 
     def _forget(self) -> None:
         for kept in (self._symbols, self._contents):
+            # The newest stays, however large: it was read to be used now.
             while self.weight > self._maximum and len(kept) > 1:
                 self.weight -= _weight(kept.pop(next(iter(kept))))
 
@@ -115,6 +118,7 @@ def _read_content(view: FileView) -> _Content:
         return _Content(None, "invalid ELF header")
     try:
         header = read_header(view)
+        # No problem: the loader passes over an object of another machine and looks further.
         if not header.is_native_form or header.machine not in machines.MACHINES:
             return _Content(None)
         return _Content(read_linkable(view))
@@ -156,6 +160,7 @@ class ObjectFiles:
     def find(self, directory: str, name: str) -> File | None:
         """Return the file of this name in a directory."""
         names = self._listing(directory)
+        # A library is searched in many directories and is in one: a listing answers for all names.
         if names is not None and name not in names:
             return None
         return self.at(f"{directory.rstrip('/')}/{name}")
@@ -200,6 +205,7 @@ class ObjectFiles:
         parts, done, links = path.split("/")[::-1], [""], 0
         while parts:
             part = parts.pop()
+            # Above the root is the root itself, as after chroot(2).
             if part == ".." and len(done) > 1:
                 done.pop()
             if part in {"", ".", ".."}:
@@ -212,18 +218,21 @@ class ObjectFiles:
             if links > _MAXIMUM_LINKS:
                 return None
             if target.startswith("/"):
+                # An absolute link leads from the root that the loader would see.
                 done = [""]
             parts += target.split("/")[::-1]
         return "/".join(done) or "/"
 
     def _look(self, path: str) -> File | None:
         place = self.place(path)
+        # No file's name holds a NUL, but a string in an object may come with one.
         if place is None or "\0" in path:
             return None
         try:
             status = place.stat()
             identity = (status.st_dev, status.st_ino)
             if not stat.S_ISREG(status.st_mode):
+                # The loader stops at a directory or a device of the name that it searches.
                 return File(path, identity, None, "cannot read file data")
             return File(path, identity, *self._store.read(place, status))
         except OSError as error:
@@ -299,9 +308,12 @@ def platform_of(files: ObjectFiles, program: Linkable) -> Platform | None:
     """Return the loader that a program names; None where it is none that we know."""
     machine = machines.MACHINES.get(program.machine)
     interpreter = program.interpreter
+    # musl has another loader, which searches otherwise: nothing is said rather than something
+    # wrong.
     if machine is None or interpreter is None or not interpreter.endswith(f"/{machine.loader}"):
         return None
     directories = machines.default_directories(files.read(interpreter))
+    # Without them every library of the system would be missing.
     if not directories:
         return None
     levels = machines.hwcaps(machine, _processor_flags(machine))
@@ -323,6 +335,8 @@ def _cached(cache: ld_cache.Cache, flags: int, levels: Sequence[str], name: str)
 
 def _processor_flags(machine: machines.Machine) -> Sequence[str]:
     """Return the flags of the first processor; none where it is of another machine."""
+    # The flags of this processor say nothing of the one on which the other machine's code will
+    # run.
     if not machine.levels or os.uname().machine != machine.name:
         return ()
     try:

@@ -130,6 +130,7 @@ def _note_missing_modules(
     """
     while True:
         present = {name for each in _accepted(volumes, findings) for name in each.module_files()}
+        # $libdir comes first in the path, and so what the server itself has is found.
         present |= server.libraries or frozenset()
         is_settled = True
         for volume in volumes:
@@ -155,6 +156,7 @@ def _missing_modules(
             message = f'extension "{control.extension}" needs library "{module}"'
             message += ", which is not in dynamic_library_path"
             yield finding(Code.MODULE_MISSING, control.path, message)
+    # The library may be the server's own: without a look into its directory nobody can tell.
     if server.libraries is not None:
         for module in filter(is_missing, volume.metadata.shared_preload_libraries):
             message = f'{volume.metadata.origin} asks for library "{module}"'
@@ -191,6 +193,8 @@ def _note_loading(
         }
         broken = _broken(left, server.program, noted, traced, valid)
         guilty = _guilty(broken)
+        # Of the last turn, all that is said; before it, only of those who go: the rest is judged
+        # again.
         for name in guilty or traced:
             _add_new(findings[name], noted.findings.get(name, ()))
             _add_new(findings[name], traced[name])
@@ -199,6 +203,7 @@ def _note_loading(
         _note_missing_modules(volumes, server, findings)
         proven = {name for name in guilty if _has_error(traced[name])}
         before, left = left, _accepted(volumes, findings)
+        # The loader has not confirmed these: it may be asked about them itself.
         if proven != guilty:
             # Who only lacks what an accused one holds is back where that one is.
             accused.update({volume.name for volume in before if volume not in left} - proven)
@@ -241,6 +246,7 @@ def _broken(
 
 def _guilty(broken: Mapping[str, Collection[str]]) -> set[str]:
     """Return whom to leave out first: who is broken, and by no other that may be left out too."""
+    # In this order, since a volume that another one spoils may be fine without that one.
     alone = {name for name, others in broken.items() if not others}
     unspoiled = {name for name, others in broken.items() if broken.keys().isdisjoint(others)}
     return alone or unspoiled or set(broken)
@@ -291,6 +297,7 @@ def _lent(
 def _preloaded_names(settings: Settings) -> frozenset[str]:
     """Return the bare names of what the settings want loaded at a server's or session's start."""
     own = {name.lower(): value for name, value in settings.postgres.parameters.items()}
+    # A list that is none loads nothing.
     session = split_list(own.get("session_preload_libraries", "")) or ()
     return frozenset(map(bare_name, (*settings.postgres.shared_preload_libraries, *session)))
 
@@ -310,6 +317,7 @@ def _note_conflicts(
         for name in conflicts:
             message = f'volumes "{seen[name][1]}" and "{volume.name}" set {name} differently'
             findings[volume.name].append(finding(Code.ENVIRONMENT, name, message))
+        # What is left out sets no variable, and so conflicts with no later volume.
         if not conflicts:
             seen.update((name, (value, volume.name)) for name, value in variables.items())
 
@@ -371,6 +379,7 @@ def _duplicates(volumes: Sequence[VolumeFacts]) -> Iterator[Finding]:
     providers: dict[str, str] = {}
     for volume in volumes:
         for control in volume.controls:
+            # The server takes the first directory of its path that has the control file.
             first = providers.setdefault(control.extension, volume.name)
             if first != volume.name:
                 message = f'extension "{control.extension}" is provided by {first} and'

@@ -47,6 +47,7 @@ def violations(
     libraries: Sequence[str], after: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[str, str]]:
     """Yield each library that stands too early, and the one that must come before it."""
+    # Backwards, so that the first place counts: the server loads a library once.
     place = {name: index for index, name in reversed(list(enumerate(libraries)))}
     for name, index in place.items():
         for other in sorted(after.get(name, ())):
@@ -65,6 +66,7 @@ def merge(
     library, so none of *others* is placed before what should precede it, if that is possible at
     all.
     """
+    # The user's own order is not touched: where it can't work, a finding says so.
     placed = list(dict.fromkeys(name for name in first if name))
     others = list(others)
     remaining = [name for names in others for name in dict.fromkeys(names)]
@@ -78,6 +80,7 @@ def merge(
         return not earlier.isdisjoint(remaining)
 
     while remaining:
+        # Where they wait for each other in a circle, the first one is as good as any.
         following = next((name for name in remaining if not must_wait(name)), remaining[0])
         remaining.remove(following)
         placed.append(following)

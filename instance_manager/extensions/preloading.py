@@ -74,6 +74,7 @@ def judge(
     yield from _with_macro(lists.entries, server.libraries or ())
     for name, other in preload_order.violations(list(map(_base_name, lists.loaded)), after):
         yield finding(Code.PRELOAD_ORDER, name, _too_early(name, other, lists.loaded))
+    # $libdir is part of each search.
     if server.library_directory:
         search = Search(composed.dynamic_library_path, server.library_directory, is_there)
         yield from _missing(lists, search)
@@ -96,6 +97,7 @@ def wanting(volume: VolumeFacts) -> Mapping[str, str]:
     return {
         name: "the library itself"
         for name in names
+        # A loader such as timescaledb picks the library of the version that a database has.
         if not any(name.startswith(f"{other}-") for other in names)
     }
 
@@ -136,10 +138,13 @@ def _missing(lists: Lists, search: Search) -> Iterator[Finding]:
     }
     for parameter, (names, consequence) in consequences.items():
         for name in names:
+            # Where the data directory lies is not this module's to know.
             if not _is_judged(name) or search.find(name):
                 continue
             message = f'{parameter} lists "{name}", not found; {consequence}:'
             message += f' could not access file "{name}": {_NO_FILE}'
+            # The prefix keeps the server from searching in volumes at the start, unlike in a
+            # script.
             bare = name.removeprefix(_LIBDIR)
             if bare != name and "/" not in bare and search.find(bare):
                 message += f' (as "{bare}" it would be found)'
@@ -154,6 +159,7 @@ def _is_judged(name: str) -> bool:
 def _not_plugins(names: Sequence[str], search: Search) -> Iterator[Finding]:
     """Note what sessions may not load, or would not find (``check_restricted_library_name``)."""
     for name in names:
+        # Without a directory the server puts this one in front (load_libraries, miscinit.c).
         path = name if "/" in name else _PLUGINS + name
         if not path.startswith(_PLUGINS) or "/" in path.removeprefix(_PLUGINS):
             answer = f'access to library "{path}" is not allowed'

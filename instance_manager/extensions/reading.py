@@ -80,9 +80,11 @@ class VolumeReader:
 
     def note_unreadable(self, subject: str, error: OSError) -> None:
         """Note why something can't be read; not if it is simply not, or no longer, there."""
+        # What is not there is judged by what needs it.
         if error.errno in _MISSING:
             return
         message = f"{subject} is not readable: {error.strerror or error}"
+        # Root in a user namespace is refused as well: the number says whose rights count.
         if error.errno in {errno.EACCES, errno.EPERM}:
             message = f"{subject} is not readable by the server's user (uid {os.geteuid()})"
         self.note(finding(Code.UNREADABLE, subject, message))
@@ -104,6 +106,8 @@ class VolumeReader:
         """Say whether there is such a directory."""
         path = self.path / relative
         try:
+            # First where it leads: a link out of the volume is worth a word even where the rest is
+            # fine.
             return self._leads_on(relative) and stat.S_ISDIR(path.stat().st_mode)
         except OSError as error:
             self.note_unreadable(display(relative), error)
@@ -131,6 +135,8 @@ class VolumeReader:
             if not self._leads_on(relative):
                 return None
             with open_regular(path) as (descriptor, _):
+                # One more than is taken, to see that there is more; a size may have changed since
+                # it was asked.
                 content = read_at(descriptor, 0, maximum_bytes + 1)
         except OSError as error:
             self.note_unreadable(subject, error)
@@ -143,11 +149,14 @@ class VolumeReader:
     def _list(self, directory: str) -> Mapping[str, os.DirEntry[str]]:
         files: list[tuple[str, os.DirEntry[str]]] = []
         with os.scandir(self.path / directory) as entries:
+            # One more than is read, to see that there are more.
             for count, entry in enumerate(islice(entries, _MAXIMUM_ENTRIES + 1)):
                 if count == _MAXIMUM_ENTRIES:
                     self.note_limit(display(directory), f"{_MAXIMUM_ENTRIES} files")
                 elif _matters(entry.name) and self._is_usable(directory, entry):
                     files.append((entry.name, entry))
+        # Directories are listed in the file system's own order, and findings should be the same
+        # each time.
         return dict(sorted(files, key=itemgetter(0)))
 
     def _is_usable(self, directory: str, entry: os.DirEntry[str]) -> bool:
@@ -176,6 +185,7 @@ class VolumeReader:
             return True
         path, subject = self.path / relative, display(relative)
         try:
+            # Strict, since a path that ends nowhere looks like any other otherwise.
             target = Path(os.path.realpath(path, strict=True))
         except OSError as error:
             if error.errno in NO_TARGET and path.is_symlink():

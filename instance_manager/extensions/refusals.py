@@ -42,6 +42,7 @@ def refusal(
     if settings.extensions.policy == "refuse":
         reasons.update(_errors(report))
     reasons.update(_required(report, settings))
+    # Before the findings: this reason names the volume and its cause, EXT051 only the library.
     held = dict(_preloaded(report, settings, base_libraries or ()))
     reasons.update(held.values())
     enforces = settings.extensions.inventory == "enforce" and not ignore_inventory
@@ -50,6 +51,7 @@ def refusal(
         return None
     return PreflightError(
         f"cannot start postgres: {'; '.join(reasons)}",
+        # Several volumes may fail for one reason, and one hint is enough.
         hint="; ".join(dict.fromkeys(reasons.values())),
     )
 
@@ -118,6 +120,7 @@ def _holds(volume: Volume, name: str) -> bool:
     # What can't be read is there all the same.
     paths += [each.subject for each in volume.findings if each.code in _NOT_READ]
     files = {f"{volume.path}/{path}" for path in paths}
+    # A path is loaded from where it points, and no search finds it elsewhere.
     if "/" in name:
         return name in files or f"{name}.so" in files
     return any(file.endswith((f"/{name}", f"/{name}.so")) for file in files)

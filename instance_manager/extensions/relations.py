@@ -95,6 +95,8 @@ def _requirements(volume: VolumeFacts) -> Iterator[tuple[str, str, str]]:
         files = [(control.path, control.control), *control.secondary]
         required = {
             name: path
+            # Backwards, so that a name that the primary control file requires is told with that
+            # file.
             for path, parsed in reversed(files)
             for name in parsed.requires[:_MAXIMUM_REQUIRED]
         }
@@ -109,6 +111,7 @@ def _requirements(volume: VolumeFacts) -> Iterator[tuple[str, str, str]]:
 def _is_elsewhere(name: str, offer: Offer) -> bool:
     """Say whether the server or the user's own directories have it, or may have it."""
     own = offer.server.extensions
+    # Unknown counts as there: a warning that may be wrong is worse than none.
     if own is None or name in own:
         return True
     files = (f"{each}/extension/{name}.control" for each in offer.own_directories)
@@ -160,9 +163,11 @@ def _elsewhere(
     module = control.control.module
     if module is None or control.extension in (offer.server.extensions or ()):
         return
+    # The server tries the name as it is before it appends the suffix.
     holder, path = hits.get(module) or hits.get(module + SUFFIX) or (volume, "")
     own = volume.module_files()
     has_own = module in own or module + SUFFIX in own
+    # To take a required extension's library is what some are built for.
     if holder is volume or (not has_own and _is_required(volume, control, holder)):
         return
     whose = "the server's own directory" if holder is None else f'volume "{holder.name}"'

@@ -45,6 +45,8 @@ class Relocations:
         None where it puts none there, or one that depends on a symbol.
         """
         for at in occurrences(self._rela, struct.pack("<Q", slot & 2**64 - 1)):
+            # r_offset is the first field of an entry: elsewhere, the same bytes are an addend or a
+            # part of two fields.
             if at % _RELA_BYTES == 0 and at + _RELA_BYTES <= len(self._rela):
                 addend: int
                 _, kind, addend = struct.unpack_from("<QQq", self._rela, at)
@@ -65,6 +67,7 @@ class Relocations:
                     return True
                 following = word + 8
                 continue
+            # Bit 0 marks a bitmap, so that 63 bits are left for the slots behind the last address.
             number, rest = divmod(slot - following, 8)
             if 0 <= number < _SLOTS_IN_BITMAP and rest == 0 and word >> number + 1 & 1:
                 return True

@@ -54,6 +54,7 @@ def compare(
             missing here could not be looked at, which says nothing.
         mapped: the files that the postmaster itself has loaded, so that all its sessions have.
     """
+    # A library that came since then replaces none.
     changed = [path for path, was in before.items() if path in now and now[path] != was]
     return Changes(
         tuple(_replaced(path, is_mapped=path in mapped) for path in changed if now[path]),
@@ -88,6 +89,7 @@ def with_changes(report: ExtensionsReport, changes: Changes) -> ExtensionsReport
     if changes == NO_CHANGES:
         return report
     action = report.pending_action
+    # A volume that must be mounted needs a new container, which is a new start anyhow.
     if changes.replaced and action is not PendingAction.REMOUNT:
         action = PendingAction.RESTART
     findings = (*report.findings, *changes.replaced, *changes.gone)

@@ -40,6 +40,7 @@ def judge(
             message += " only from its own library directory"
             yield finding(Code.JIT, library.path, message)
     if server.number >= _FIRST_WITH_LIST:
+        # Given, the parameter replaces the default and does not add to it.
         trusted = parameters.get("output_plugin_libraries", _TRUSTED)
         yield from _untrusted(volume, trusted)
 
@@ -50,6 +51,7 @@ def _without_modules(volume: VolumeFacts) -> Iterator[Finding]:
         if directory == "lib" and directory in volume.paths.ld_library_path:
             continue
         libraries = [each for each in volume.libraries if each.directory == directory]
+        # A directory whose files can't be read as libraries has been judged for that.
         if any(each.magic for each in libraries) and not any(each.is_module for each in libraries):
             message = f"directory {directory} has no PostgreSQL modules; use ld_library_path for"
             yield finding(Code.NO_MODULES, directory, f"{message} dependencies")

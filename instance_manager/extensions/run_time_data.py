@@ -129,6 +129,7 @@ def _places(
 ) -> Iterator[str]:
     version = match[1] if match.re.groups else ""
     values = (surroundings.environment.get(name, "") for name in need.variables)
+    # PROJ_DATA may be a list of directories, as PATH is.
     for element in (element for value in values for element in value.split(":") if element):
         yield f"{element}/{need.file.format(version=version)}"
     for place in need.places:
@@ -144,6 +145,7 @@ def _without(need: _Need, library: LibraryFacts, environment: Mapping[str, str])
 
 
 def _loadable(name: str, surroundings: Surroundings) -> Iterator[str]:
+    # Debian has a directory for each machine; others have lib64 or lib.
     usual = (each.format(machine=surroundings.machine) for each in _LOADER_DIRECTORIES)
     for directory in (*surroundings.loader_directories, *usual):
         yield f"{directory}/{name}"

@@ -97,6 +97,7 @@ def conclude(
     traces: Mapping[str, Trace] = NO_TRACES,
 ) -> Examination:
     """Return what follows from what was found; *traces* are the loader's, by absolute path."""
+    # To read the server's program and libraries takes time, which a start without volumes saves.
     loader = _loader(server) if found.volumes else None
     verdict = judge(found, server.facts, settings, is_there, traces, loader)
     composition = compose(verdict.accepted, settings, server.facts, server.base)
@@ -104,6 +105,7 @@ def conclude(
         verdict.accepted, composition.composed, settings, server.facts, is_there
     )
     absent = {Code.ABSENT.value, Code.REQUIRED_ABSENT.value}
+    # No restart brings a mount: that takes another container.
     is_absent = any(each.code in absent for each in verdict.findings)
     report = ExtensionsReport(
         root=found.root,
@@ -143,5 +145,6 @@ def _loader(server: Server) -> LoaderView | None:
     from instance_manager.extensions.objects import prepare
 
     linkers = prepare(server.facts.program) if server.facts.program else None
+    # In the form of the composed one: the two are compared.
     path = join_search_path(split_search_path(server.base.ld_library_path))
     return LoaderView(linkers, path) if linkers else None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PIECE_BYTES: Final = 1024 * 1024
 _OVERLAP_BYTES: Final = 1024
 _MAXIMUM_FILE_BYTES: Final = 64 * 1024 * 1024
+# PostGIS, which has many, comes to 39 MB.
 _MAXIMUM_BYTES: Final = 512 * 1024 * 1024
 _MAXIMUM_MATCHES: Final = 5000
 _MAXIMUM_FINDINGS: Final = 20
@@ -62,8 +63,11 @@ def uses_of(text: bytes) -> Uses:
     nested: set[str] = set()
     for match in islice(_MACRO.finditer(text), _MAXIMUM_MATCHES):
         name = display(match[1].decode("utf-8", "surrogateescape"))
+        # Such a name is searched in no path, whether the script loads it or makes a function of
+        # it.
         if "/" in name:
             nested.add(name)
+        # In CREATE FUNCTION the server strips `$libdir/` before it searches; in LOAD it does not.
         elif _is_loaded(text, match.start()):
             loaded.add(name)
     modules = islice(_MODULE.finditer(text), _MAXIMUM_MATCHES)
@@ -101,9 +105,11 @@ class ScriptReader:
     def _read_file(self, path: Path) -> Uses:
         uses = Uses()
         with open_regular(path) as (descriptor, size):
+            # Bounded for the volume as a whole: many scripts are as long as a large one.
             end = min(size, _MAXIMUM_FILE_BYTES, self._left)
             self._left -= end
             for start in range(0, end, _PIECE_BYTES):
+                # A name that a piece cuts is seen whole in the overlap.
                 length = min(end - start, _PIECE_BYTES + _OVERLAP_BYTES)
                 uses = uses.joined(uses_of(read_at(descriptor, start, length)))
         return uses
@@ -148,6 +154,7 @@ def _judge_extension(
 
 def _statement(control: ControlFacts, scripts: Iterable[str]) -> str:
     """Return what runs these scripts: the one for an update has two versions in its name."""
+    # name--1.0--1.1.sql is an update, name--1.0.sql an installation.
     is_update = all("--" in each.removeprefix(f"{control.extension}--") for each in scripts)
     if is_update:
         return f"ALTER EXTENSION {control.extension} UPDATE"

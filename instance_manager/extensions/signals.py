@@ -77,6 +77,7 @@ def _pieces(library: SharedObject) -> Iterator[bytes]:
         left -= end - address
         for start in range(address, end, _PIECE_BYTES):
             try:
+                # One byte before, to see whether a word begins there or a longer name goes on.
                 begin = max(address, start - 1)
                 yield library.read(begin, min(end - begin, _PIECE_BYTES + _OVERLAP_BYTES))
             except ElfError:

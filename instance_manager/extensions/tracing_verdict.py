@@ -100,13 +100,16 @@ def judge_traces(
         lent: the symbols that one module brings for others: that is no reason to leave these out,
             since the server loads modules with RTLD_GLOBAL.
     """
+    # What was not asked about counts as clean: the emulation has judged it.
     yield from _judge_server(volume, traces.get(program, CLEAN))
     for library in volume.searched():
         trace = traces.get(path_of(volume, library), CLEAN)
         own = tuple(each for each in trace.undefined if each.name not in lent)
+        # Only for this verdict: the loader sees one module at a time, the server loads many.
         trace = trace._replace(undefined=own)
         if library.name.removesuffix(".so") in asked:
             yield from _judge_module(volume, library, trace)
+        # An error would take the whole volume away for a file that nobody may ever load.
         elif not trace.is_clean:
             reason = _of_unasked(volume, trace)
             message = f"{library.path}, which nothing asked for so far, could not be loaded:"
@@ -126,6 +129,7 @@ def _judge_server(volume: VolumeFacts, trace: Trace) -> Iterator[Finding]:
         for each in trace.versions
         if each.provider.startswith(place)
     ]
+    # The loader names the file first at which it stops.
     if trace.stop.startswith(place):
         blamed.append(_inside(volume, trace.stop))
     taken = [_inside(volume, path) for _, path in trace.resolved if path.startswith(place)]

@@ -38,6 +38,7 @@ def judge_volume(
         settings: the volume's entry in ``extensions.volumes``.
         preloaded: the bare names of the libraries that the user wants loaded at the start.
     """
+    # All else would be beside the point.
     if server.major < FIRST_MAJOR:
         message = (
             f'volume "{volume.name}" can\'t be used: PostgreSQL {server.major} has no'
@@ -71,6 +72,7 @@ def _judge_mount(volume: VolumeFacts) -> Iterator[Finding]:
     if not volume.read_only:
         message = f'volume "{name}" is mounted read-write; extension volumes should be read-only'
         yield finding(Code.WRITABLE, name, message)
+    # Control files and scripts are only read, which noexec does not touch.
     if volume.noexec and volume.libraries:
         message = f'volume "{name}" is mounted noexec; PostgreSQL could not load its libraries'
         yield finding(Code.NOEXEC, name, f'{message} ("failed to map segment from shared object")')
@@ -89,6 +91,7 @@ def _judge_control(facts: ControlFacts) -> Iterator[Finding]:
     if facts.versions is None:
         message = f'extension "{name}": script directory {facts.script_directory} does not exist'
         yield finding(Code.SCRIPT_DIRECTORY, facts.path, message)
+    # Without default_version, CREATE EXTENSION can still name one.
     elif default is not None and default not in facts.versions:
         message = f"no installation script or update path for default version {default}"
         yield finding(Code.NO_DEFAULT_SCRIPT, facts.path, f'extension "{name}": {message}')
@@ -116,6 +119,7 @@ def _judge_libraries(volume: VolumeFacts, server: ServerFacts) -> Iterator[Findi
     for library in volume.libraries:
         is_searched = library.directory in searched
         yield from judge_library(library, server, is_searched=is_searched)
+        # The server tries the name without a suffix first, whatever that file is.
         hidden_by = library.name.removesuffix(".so")
         if is_searched and hidden_by in volume.suffixless:
             path = library.path.removesuffix(".so")
@@ -128,6 +132,8 @@ def _judge_modules(volume: VolumeFacts, preloaded: Collection[str]) -> Iterator[
     loaded.update(preloaded, volume.metadata.shared_preload_libraries)
     for library in volume.searched():
         is_loaded = library.name in loaded or library.name.removesuffix(".so") in loaded
+        # Libraries without a magic block may lie beside modules, as long as nobody asks the server
+        # for them.
         if is_loaded and not library.is_module and not library.problem and library.magic:
             message = f"{library.path} is not a PostgreSQL module (no magic block)"
             yield finding(Code.NO_MAGIC, library.path, message)
