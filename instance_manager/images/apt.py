@@ -53,6 +53,8 @@ class Apt:
         self._archives = cache / "packages"
         sources = {} if host_sources else _sources(base)
         text = "\0".join(f"{name}\0{text}" for name, text in sorted(sources.items()))
+        # Lists are of one set of sources: another base, or a repository that was added, has
+        # others.
         identity = f"{base.architecture}\0{host_sources}\0{text}"
         self._state = cache / "lists" / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._options = [*self._own_options(host_sources=host_sources), *options]
@@ -61,6 +63,7 @@ class Apt:
                 directory.mkdir(parents=True, exist_ok=True)
             self._write_sources(sources)
         except OSError as error:
+            # A full disk is nothing that another --cache option was wrong about.
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             raise UsageError(
@@ -81,8 +84,10 @@ class Apt:
             f"APT::Architectures={self._base.architecture}",
             # As another user apt could not read our directories.
             "APT::Sandbox::User=",
+            # The locks are for a system's own directories; ours belong to no system.
             "Debug::NoLocking=1",
             "APT::Get::AllowUnauthenticated=false",
+            # Translated descriptions are megabytes that nobody reads here.
             "Acquire::Languages=none",
             "Acquire::Retries=3",
         ]
@@ -99,6 +104,7 @@ class Apt:
 
     def _write_sources(self, sources: dict[str, str]) -> None:
         directory = self._state / "sources"
+        # What an interrupted build left could be a source that counts no more.
         shutil.rmtree(directory, ignore_errors=True)
         (directory / "sources.list.d").mkdir(parents=True)
         for name, text in sources.items():
@@ -115,6 +121,7 @@ class Apt:
         except BuildError as error:
             raise BuildError(
                 error.message,
+                # A hint of the program's own, such as that it is missing, says more.
                 hint=error.hint
                 or "the sources are the base's; --sources host takes this host's,"
                 " --apt-option KEY=VALUE sets anything of apt.conf(5), --no-update takes the"
@@ -131,6 +138,7 @@ class Apt:
         command = ("install", "--no-install-recommends", "--no-remove")
         plan = await self._plan(packages)
         for package in packages:
+            # apt passes over what is installed already, and ends well.
             if bare_package(package) not in plan:
                 raise UsageError(
                     f"cannot build from {package}: base {self._base.name} has it already",
@@ -153,10 +161,12 @@ class Apt:
         found = re.findall(
             r"^Inst (\S+) (?:\[[^]]*\] )?\((\S+) .*?\[(\S+)\]\)", said, re.MULTILINE
         )
+        # Packages of another architecture than the base's have it in their names.
         return {name.partition(":")[0]: (version, kind) for name, version, kind in found}
 
     def _file(self, name: str, what: tuple[str, str]) -> Path:
         version, architecture = what
+        # apt escapes the colon of an epoch in names of files.
         return self._archives / f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
 
     async def _try(self, packages: Sequence[str], *arguments: str) -> str:
@@ -176,6 +186,7 @@ class Apt:
         done = await run_tool(
             self._children,
             "apt-get",
+            # Without a terminal there is nobody whom apt could ask.
             (apt, "--quiet=2", "--yes", *options, *arguments),
             environment={"DEBIAN_FRONTEND": "noninteractive"},
         )
@@ -187,6 +198,7 @@ def _sources(base: Base) -> dict[str, str]:
     directory, found = base.root / "etc/apt", dict[str, str]()
     places = [directory / "sources.list", *sorted((directory / "sources.list.d").glob("*"))]
     for place in places:
+        # As sources.list(5): apt reads no other names in sources.list.d.
         if place.is_file() and place.suffix in {".list", ".sources"}:
             text = place.read_text(encoding="utf-8", errors="replace")
             found[str(place.relative_to(directory))] = _KEYS.sub(

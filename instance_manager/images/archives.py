@@ -34,9 +34,11 @@ def unpack_root(archive: Path, root: Path) -> None:
     """
     root.mkdir(parents=True)
     try:
+        # As a stream: it is gone through once, from its beginning to its end.
         with tarfile.open(archive, "r|*") as files:
             for member in files:
                 name = os.path.normpath(member.name).lstrip("/")
+                # normpath leaves `..` only at the beginning, where it leads out.
                 if _WANTED.fullmatch(name) and ".." not in name.split("/"):
                     put(files, member, root / name, root)
     except (tarfile.TarError, EOFError) as error:
@@ -54,11 +56,14 @@ def put(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: Path
         tarfile.ExtractError: it can't stand where earlier ones are, or its name is too long.
     """
     try:
+        # An earlier member may be a link in the place of a directory: what leads out of the root
+        # is passed over.
         parent = inside(place.parent, root)
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
             _put(files, member, parent / place.name, root)
     except OSError as error:
+        # No space, or no permission, is a matter of this host and not of the archive.
         if error.errno not in _ITS_OWN_FAULT:
             raise
         raise tarfile.ExtractError(f"{member.name[:_SHOWN]!r}: {error.strerror}") from error
@@ -72,10 +77,12 @@ def inside(place: Path, root: Path) -> Path | None:
 
 def _put(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: Path) -> None:
     if member.isdir():
+        # A link to a directory stays, as in a merged /usr, where /lib is one.
         if not place.is_dir() and not place.is_symlink():
             place.unlink(missing_ok=True)
             place.mkdir()
         return
+    # A later member replaces an earlier one, whatever that was.
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     place.unlink(missing_ok=True)
@@ -85,6 +92,7 @@ def _put(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: Pat
 def _write(files: tarfile.TarFile, member: tarfile.TarInfo, place: Path, root: Path) -> None:
     if member.issym():
         place.symlink_to(member.linkname)
+    # A hard link is made only to a file of the same root that is there, and never through a link.
     elif member.islnk():
         first = root / os.path.normpath(member.linkname).lstrip("/")
         real = inside(first.parent, root)

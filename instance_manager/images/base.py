@@ -84,6 +84,7 @@ async def open_base(
     Raises:
         UsageError: there is none, or no server in it.
     """
+    # A path goes before an image of podman's: it needs no program, and is what one sees.
     root = _root_of(name, work)
     if root is not None:
         yield _look(name, "", root, major)
@@ -125,6 +126,7 @@ async def _image(children: Children, name: str, work: Path) -> AsyncGenerator[tu
             hint=f"podman pull {name}; podman says: {found.errors.strip()[-300:]}",
         )
     digest = found.output.strip()
+    # Podman without root mounts in a user namespace of its own, which this process does not see.
     if os.geteuid() == 0:
         said = await run_tool(children, "podman", (podman, "image", "mount", name))
         try:
@@ -140,11 +142,13 @@ async def _image(children: Children, name: str, work: Path) -> AsyncGenerator[tu
     finally:
         await run_tool(children, "podman", (podman, "rm", container), check=False)
     archives.unpack_root(archive, work / "base")
+    # The archive is as large as the image, and unpacked it is of no more use.
     archive.unlink()
     yield work / "base", digest
 
 
 def _look(name: str, digest: str, root: Path, wanted: int | None) -> Base:
+    # What the base has decides what a volume brings, and only dpkg's list says it.
     if not (root / _STATUS).is_file():
         raise UsageError(
             f"cannot use base {name!r}: it has no {_STATUS}",
@@ -169,6 +173,7 @@ def _look(name: str, digest: str, root: Path, wanted: int | None) -> Base:
         )
     major = majors[-1] if wanted is None else wanted
     program = f"/usr/lib/postgresql/{major}/bin/postgres"
+    # $ORIGIN of the server counts from where its file is.
     real = files.real(program)
     server = files.at(real) if real else None
     platform = platform_of(files, server.linkable) if server and server.linkable else None
@@ -194,6 +199,7 @@ def _architecture(root: Path, name: str) -> str:
     """Return the architecture of dpkg itself, which is the base's."""
     text = (root / _STATUS).read_text(encoding="utf-8", errors="replace")
     for stanza in text.split("\n\n"):
+        # dpkg is the one package that is surely of the architecture itself, and not of `all`.
         if stanza.startswith("Package: dpkg\n"):
             return parse_stanza(stanza)["Architecture"]
     raise UsageError(f"cannot use base {name!r}: its {_STATUS} does not name dpkg")

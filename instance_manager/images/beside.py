@@ -83,6 +83,7 @@ async def take_all(
                 f"cannot build with {source!r}: {neighbour.name!r} is no name of a volume",
                 hint="lower-case letters, digits, - and _, at most 59: no server could mount it",
             )
+        # Two directories of one name can't be mounted below one root.
         if neighbour.name in {own_name, *found}:
             raise UsageError(
                 f"cannot build with {source!r}: another volume is called {neighbour.name!r} too",
@@ -95,12 +96,14 @@ async def take_all(
 def _neighbour(facts: VolumeFacts, root: Path) -> Neighbour:
     searched = facts.paths.ld_library_path
     return Neighbour(
+        # As it was built: a directory may be called anything.
         name=dict(facts.metadata.provenance).get("name", facts.name),
         root=root,
         directories=searched,
         libraries=frozenset(
             each.name
             for each in facts.libraries
+            # A damaged library is none that could be relied on.
             if each.directory in searched and not each.problem
         ),
         extensions=frozenset(each.extension for each in facts.controls),
@@ -118,6 +121,7 @@ class Mounted:
         """Return the file at a path."""
         files, inner = self._inner(path)
         file = files.at(inner)
+        # In messages, a file is where the server will have it.
         return None if file is None else file._replace(path=path)
 
     def find(self, directory: str, name: str) -> File | None:

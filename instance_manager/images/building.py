@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     Tell = Callable[[str], None]
 
 _AT_A_TIME: Final = 4
+# The size of Elf64_Ehdr: what is shorter is no object.
 _HEADER_BYTES: Final = 64
 
 
@@ -73,6 +74,7 @@ async def build(children: Children, request: Request, tell: Tell) -> Summary:
         PreflightError: the volume would not work, and *force* is not set.
         DiskSpaceError: there is no space left.
     """
+    # All that can be refused without a base: to get one can take minutes.
     _require_usable(request)
     with _beside(request.target) as work:
         async with bases.open_base(children, request.base, work, _major(request)) as base:
@@ -93,17 +95,22 @@ async def _build(
     facts = _describe(content, request, base, epoch)
     findings = _judge(content, base)
     errors = [each for each in findings if each.severity is Severity.ERROR]
+    # Before anything is written in the result's place.
     if errors and not request.force:
         told = "\n  ".join(f"{each.code} {each.message}: {each.hint}" for each in errors)
+        # All of them at once: each that is mended takes another build.
         raise PreflightError(
             f"cannot build {request.name}: a server would refuse it:\n  {told}",
             hint="--force writes it all the same",
         )
     tell(f"writing {request.target.path}")
+    # Before the tree is moved into its place.
     size = sum((content.volume.root / path).lstat().st_size for path in content.volume.files())
     summary = _summary(content, request, base, facts, findings)
     layer = None
     if request.compression is Compression.ZSTD and request.target.form is not Form.DIRECTORY:
+        # Mostly by a program, which takes the event loop; gzip is written with the archive, in one
+        # pass.
         layer = await zstd_layer(children, content.volume.root, work, epoch)
     written = _write(content, request, base, facts, epoch, layer)
     return summary.model_copy(
@@ -124,6 +131,7 @@ def _major(request: Request) -> int | None:
             if (each := debian.major_of(name))
         }
     )
+    # A module's magic block names one major version, and a volume fits one server.
     if len(named) > 1 and request.major is None:
         raise UsageError(
             f"cannot build for PostgreSQL {' and '.join(map(str, named))}:"
@@ -153,6 +161,7 @@ def _require_usable(request: Request) -> None:
         raise UsageError(
             f"cannot write {str(path)!r}: it is there", hint="--overwrite replaces it"
         )
+    # --overwrite with a slip in the path must not remove somebody's directory.
     if path.is_dir() and not _is_ours(path):
         raise UsageError(
             f"cannot replace {str(path)!r}: it is no result of a build", hint="name another one"
@@ -207,6 +216,7 @@ async def _packages(
     except ExceptionGroup as failed:
         # One that is damaged says enough.
         first = failed.exceptions[0]
+        # Callers know the error itself, and no group of them.
         raise first from first.__cause__
     asked = frozenset(map(debian.bare_package, request.packages))
     installed = _installed(base)
@@ -225,12 +235,14 @@ def _lay_out(
     union = Union(packages, base)
     if request.directory is not None:
         lay_out_directory(volume, request.directory, request.excluded)
+    # After the tree: where both have a file, the package's counts.
     lay_out(volume, union, packages, base.major, request.excluded)
     closure = Closure(volume, union, packages, base, beside)
     asked = frozenset(map(debian.bare_package, request.packages))
     plain = [each for each in packages if each.name in asked and each.role is Role.LIBRARY]
     roots = [*volume.files(), *closure.add_asked(plain)]
     closure.add_all(roots)
+    # After the libraries, since they decide what data is looked for.
     more = add_data(volume, union, base)
     if more:
         closure.add_all(more)
@@ -241,6 +253,7 @@ def _lay_out(
             hint="a tree is what make install DESTDIR=DIR wrote; a package is that of an extension"
             " or of a library",
         )
+    # Last: only now is it known which packages gave a file.
     put_licences(volume, union, packages)
     _note(volume, base, packages, request)
     return _Content(volume, packages, closure)
@@ -251,6 +264,7 @@ def _note(volume: VolumeTree, base: Base, packages: Sequence[Package], request: 
     controls = dict(_controls(volume))
     own = frozenset(controls)
     wanted = {name for each in controls.values() for name in each.requires}
+    # CREATE EXTENSION fails without these, so that a server without them is to be told.
     volume.ledger.requires |= wanted - own - base.extensions()
     notes = volume.ledger.notes
     if volume.rewritten:
@@ -304,6 +318,7 @@ def _for_an_author(finding: Finding) -> Finding:
 def _newest(request: Request, packages: Sequence[Package]) -> int:
     """Return when the newest file of the extension's own was made."""
     own = [each.tree for each in packages if each.role is Role.OWN]
+    # The extension's own: a security update of a library does not make it younger.
     own = own or [each.tree for each in packages]
     roots = [request.directory] if request.directory is not None else own
     times = (
@@ -382,6 +397,7 @@ def _hashed(place: Path, path: str) -> describing.HashedFile:
 
 
 def _build_id(place: Path) -> str | None:
+    # Data can be large, and has no build ID.
     if ".so" not in place.name and place.parent.name != "bin":
         return None
     try:
@@ -412,6 +428,7 @@ def _write(
     if target.form is Form.DIRECTORY:
         placing.put(tree, target.path)
         return _Written(None, None)
+    # The name under which `podman load` has the image, as the OCI layout names it.
     reference = f"{facts.name}:{facts.major}"
     identity = oci.Identity(
         base.architecture, describing.labels(facts, request.labels), epoch, reference

@@ -24,6 +24,7 @@ _VOLUME_FIELDS: Final = (
 
 def own_form(images: Sequence[CatalogueImage]) -> dict[str, Any]:
     """Return the document that ``extensions.catalogue`` reads."""
+    # By name, so that two runs over the same images give the same document.
     ordered = sorted(
         images, key=lambda each: (each.name, each.postgres_major or 0, each.architecture)
     )
@@ -81,6 +82,7 @@ def _distinct(images: Sequence[CatalogueImage]) -> Iterator[CatalogueImage]:
     """Yield them by name; there, two names are one where only ``-`` and ``_`` tell them apart."""
     seen: dict[str, str] = {}
     for each in sorted(images, key=lambda each: each.name):
+        # Names of volumes in Kubernetes have no underscore: CloudNativePG replaces it.
         key = each.name.replace("_", "-")
         if key in seen:
             raise UsageError(

@@ -51,6 +51,7 @@ async def describe(children: Children, source: str, work: Path, registry: str) -
     layout = _layout(source)
     root, name = await take(children, source, work)
     try:
+        # Of the same file that was unpacked: a name could lead to another image in between.
         identity = _identity(layout or work / "image.tar")
     except (
         OSError,
@@ -68,6 +69,7 @@ async def describe(children: Children, source: str, work: Path, registry: str) -
         image = source
     else:
         digest = identity.digest
+        # With a digest the tag decides nothing; it tells people what they have.
         tag = _major(facts, identity) or "latest"
         image = f"{registry}/{_name(facts)}:{tag}@{digest}"
     return _entry(facts, identity._replace(digest=digest), image, source)
@@ -141,6 +143,7 @@ def _name(facts: VolumeFacts) -> str:
 def _major(facts: VolumeFacts, identity: _Identity) -> int | None:
     """Return the version that its modules are for; without modules, that of the label."""
     for each in facts.libraries:
+        # The modules are what the server compares; a label may be a builder's slip.
         if each.magic is not None and each.magic.block is not None:
             return each.magic.block.major
     said = next(filter(None, (identity.labels.get(key) for key in _MAJORS)), "")
@@ -167,6 +170,7 @@ def _identity(image: Path) -> _Identity:
         document = layout.blob(first["digest"])
         while "manifests" in document:
             document = layout.blob(of_this_machine(_objects(document["manifests"]))["digest"])
+            # An index holds several; which of them runs is decided where it is pulled.
             architecture = ""
         labels = cast("dict[str, Any]", document.get("annotations") or {})
         config = cast(
@@ -203,6 +207,7 @@ class _Layout:
         if found is None:
             raise ValueError("a digest is none of SHA-256")
         content = self._bytes(f"blobs/sha256/{found[1]}")
+        # A catalogue pins digests: one that was not checked would pin whatever lies there.
         if hashlib.sha256(content).hexdigest() != found[1]:
             raise ValueError(f"{digest} is damaged")
         return _object(content)
@@ -214,6 +219,7 @@ class _Layout:
     def _bytes(self, path: str) -> bytes:
         if self._archive is None:
             with (self._place / path).open("rb") as file:
+                # A limit, since the size is the word of whoever made the file.
                 return file.read(_DOCUMENT_LIMIT)
         # Of equal names the last one counts, as where it is unpacked.
         members = [

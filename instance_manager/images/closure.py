@@ -37,6 +37,7 @@ _GLIBC: Final = (
 )
 """A process has one C library, which is the base's: no volume may bring a part of one."""
 _MAXIMUM_TEXT: Final = 256 * 1024 * 1024
+# The size of Elf64_Ehdr: what is shorter is no object.
 _HEADER_BYTES: Final = 64
 _SHOWN: Final = 8
 _MISSING_HINT: Final = "add the package that has it with --package"
@@ -71,6 +72,7 @@ class Closure:
         queue = list(roots)
         for path in queue:  # grows meanwhile
             queue += self._follow(path)
+        # No error: what a library opens by name, it mostly does without.
         names = sorted(self._opened_elsewhere)
         if names:
             shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
@@ -103,6 +105,7 @@ class Closure:
                 if size < _HEADER_BYTES or view[0:4] != b"\x7fELF":
                     return
                 linkable = read_linkable(view)
+                # Names of libraries stand in many texts; only who calls dlopen can open one.
                 calls_dlopen = b"dlopen" in read_symbols(view).undefined
         except (OSError, ElfError):
             return  # what is wrong with it is preflight's to say
@@ -116,10 +119,13 @@ class Closure:
             yield from self._want(name, path, is_opened=True)
 
     def _want(self, name: str, by: str, *, is_opened: bool) -> Iterator[str]:
+        # A path is loaded from where it points, and no search finds it in a volume.
         if name in self._decided or "/" in name or name.startswith(_GLIBC):
             return
         if self._volume.has(f"lib/{name}") or self._volume.has(f"system/{name}"):
             return
+        # A second copy would stand before the base's own (LD_LIBRARY_PATH), for the server itself
+        # as well.
         if self._base_has(name):
             return
         holder = self._beside.holder(name)
@@ -135,6 +141,8 @@ class Closure:
         found = self._union.find(self._candidates[name])
         if found is None:
             return
+        # Two copies of a module in one server have two states: the other extension's volume brings
+        # it.
         if found.package is not None and found.package.name in self._others:
             self.lent[name] = found.package.name
             return
@@ -149,6 +157,7 @@ class Closure:
             )
             self._volume.ledger.libraries.append(added)
             yield path
+        # The loader asks for the SONAME, and the file has the whole version in its name.
         if file != name:
             self._volume.link(f"system/{name}", path)
 
@@ -182,6 +191,7 @@ class Closure:
 
     def _wrong(self, linking: Linking, mount: str) -> Iterator[Finding]:
         module, who = linking.path.removeprefix(mount), mount
+        # What is undefined may be defined by what another volume will bring.
         is_lent = any(each.name in self.lent for each in linking.missing)
         for each in linking.missing:
             if each.name not in self.lent:
@@ -219,6 +229,7 @@ def add_data(volume: VolumeTree, union: Union, base: Base) -> list[str]:
         for path in union.below(each.source):
             place = f"{each.place}{path[len(each.source) :]}"
             found = union.find(path)
+            # Nothing needs these when the library runs.
             if found is not None and not path.endswith((".pyc", ".a", ".h")):
                 volume.put(place, found)
                 programs += [place] if ".so" in posixpath.basename(path) else []

@@ -72,6 +72,7 @@ def data_for(libraries: Iterable[str]) -> tuple[Data, ...]:
                 source, place, variable, value, proof = (
                     part.replace("\\$", "$") for part in parts
                 )
+                # One variable has one value, so the first library of its kind decides.
                 found.setdefault(
                     variable, Data(each.library, source, place, variable, value, proof)
                 )

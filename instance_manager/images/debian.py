@@ -66,6 +66,7 @@ def parse_stanza(text: str) -> dict[str, str]:
 def source_of(fields: Mapping[str, str]) -> str:
     """Return the name of the source that a package was built from."""
     source = fields.get("Source") or fields.get("Package", "")
+    # A version in parentheses follows where it differs from the package's (deb-control(5)).
     return source.partition(" ")[0]
 
 
@@ -74,11 +75,13 @@ def alternatives(script: str) -> Iterator[tuple[str, str]]:
 
     Straight to the file, since the link in between is the host's: both as paths of the root.
     """
+    # A command of a shell goes on behind a backslash at the end of a line.
     script = script.replace("\\\n", " ")
     # The last one first: it may be made of earlier ones.
     for name, value in reversed(_ASSIGNMENT.findall(script)):
         script = re.sub(rf"\$(?:{name}\b|{{{name}}})", value.replace("\\", r"\\"), script)
     for link, target in _ALTERNATIVE.findall(script):
+        # What still holds a variable can't be known without running the script.
         if link.startswith("/") and target.startswith("/") and "$" not in link + target:
             yield posixpath.normpath(link).lstrip("/"), posixpath.normpath(target).lstrip("/")
 

@@ -62,6 +62,7 @@ def metadata(facts: Facts) -> bytes:
         "version": facts.version,
         "created": facts.created,
         "base": f"{facts.base}@{facts.base_digest}" if facts.base_digest else facts.base,
+        # What follows may replace it: only who builds knows where the code comes from.
         "source": f"instance-manager {__version__}",
         "extensions": dict(sorted(facts.extensions.items())),
         **facts.given,
@@ -84,6 +85,7 @@ def labels(facts: Facts, more: Sequence[tuple[str, str]]) -> dict[str, str]:
         "org.opencontainers.image.created": facts.created,
         "org.opencontainers.image.source": str(facts.given.get("source", "")),
         "org.opencontainers.image.revision": str(facts.given.get("revision", "")),
+        # The image has no layer of another one; what it was made for is said below.
         "org.opencontainers.image.base.name": "scratch",
         "io.cloudnativepg.image.base.name": facts.base,
         "io.cloudnativepg.image.base.pgmajor": str(facts.major),
@@ -96,6 +98,7 @@ def labels(facts: Facts, more: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def stanza(package: Package) -> bytes:
     """Return the package's entry in the list of what is installed."""
+    # dpkg's list has a status behind the name, which a package's own stanza lacks.
     first, rest = package.control.split("\n", 1)
     return f"{first}\nStatus: install ok installed\n{rest}".encode()
 
@@ -144,6 +147,7 @@ def _image(facts: Facts, files: Sequence[HashedFile]) -> dict[str, object]:
         spdx.IMAGE,
         facts.name,
         facts.version,
+        # Without the list itself, which can't hold its own sum.
         **spdx.all_files((each.sha1 for each in files), SBOM),
         primaryPackagePurpose="CONTAINER",
         comment=f"Extension volume for PostgreSQL {facts.major}, made for base {base}.",
@@ -154,6 +158,7 @@ def _package(package: Package, facts: Facts) -> dict[str, object]:
     vendor, codename = facts.system.get("ID", "debian"), facts.system.get("VERSION_CODENAME")
     address = package_url(vendor, package.name, package.version, package.architecture)
     if codename:
+        # Scanners match advisories by release: one version is fixed in one and open in another.
         address = f"{address}&distro={codename}"
     said = spdx.origin(
         address, sha256=package.sha256, source=package.source, supplier=package.maintainer

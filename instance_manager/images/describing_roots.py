@@ -69,6 +69,7 @@ def debian_packages(
     vendor, codename = system.get("ID", "debian"), system.get("VERSION_CODENAME", "")
     for text in status.split("\n\n"):
         fields = parse_stanza(text)
+        # Removed packages leave a stanza as long as their configuration stays.
         if not fields.get("Status", "").endswith(" installed"):
             continue
         name, version = fields["Package"], fields["Version"]
@@ -87,6 +88,7 @@ def debian_packages(
 
 def python_package(name: str, version: str, sha256: str, licence: str) -> Installed:
     """Return a distribution of Python's (package-url/purl-spec, type pypi)."""
+    # Names are compared in this form (PyPA's name normalization), which purl asks for.
     normal = re.sub(r"[-_.]+", "-", name).lower()
     address = f"pkg:pypi/{quote(normal)}@{quote(version, safe='')}"
     return Installed("Python", normal, version, address, sha256, licence=licence)

@@ -113,5 +113,6 @@ class _Raw(str):
 
 
 def _quoted(value: str) -> str:
+    # A dollar in a label would be a variable of the Dockerfile.
     text = value if isinstance(value, _Raw) else _SPECIAL.sub(r"\\\1", value)
     return f'"{text}"'

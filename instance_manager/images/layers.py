@@ -75,6 +75,7 @@ class Budget:
             raise LayerError(f"it holds more than {self._most[1]} files")
         if member.name.count("/") >= _MOST_PARTS:
             raise LayerError(f"a path has more than {_MOST_PARTS} parts")
+        # Holes are not in the archive's bytes, so that nothing read would count them.
         if member.issparse() or member.size < 0:
             raise LayerError("it holds files with holes, which no image has")
         if member.size > self._size:
@@ -90,9 +91,11 @@ class _Forward:
         self._at = 0
 
     def read(self, size: int = -1) -> bytes:
+        # tarfile reads a long name as one piece of the size that the header tells.
         if not 0 <= size <= _LONGEST_READ:
             raise LayerError("it has a header without end")
         parts = bytearray()
+        # A pipe gives less than is asked for, which tarfile takes for an archive that was cut.
         while len(parts) < size and (part := self._source.read(size - len(parts))):
             parts += part
         self._at += len(parts)
@@ -103,6 +106,7 @@ class _Forward:
         return self._at
 
     def seek(self, offset: int) -> int:
+        # A negative size could have the same header read for ever.
         if offset < self._at:
             raise LayerError("its sizes lead backwards")
         while self._at < offset and self.read(min(offset - self._at, _LONGEST_READ)):
@@ -139,6 +143,7 @@ def entries(archive: tarfile.TarFile, budget: Budget) -> Iterator[tarfile.TarInf
     while (member := _next(archive)) is not None:
         budget.spend_entry(member)
         yield member
+        # tarfile keeps each header that it has read: hundreds of thousands take the memory.
         archive.members.clear()  # type: ignore[attr-defined]
 
 
@@ -176,6 +181,7 @@ async def _zstd(children: Children, place: Path) -> AsyncGenerator[Readable]:
     """Yield what zstd makes of a file: Python's own module, or the program."""
     try:
         module = importlib.import_module("compression.zstd")
+    # Python has it since 3.14.
     except ImportError:
         async with _by_program(children, place) as source:
             yield source
@@ -209,6 +215,8 @@ async def _by_program(children: Children, place: Path) -> AsyncGenerator[Readabl
             os.close(writing)
         try:
             yield cast("Readable", source)
+            # An archive may end before its file does: then zstd is ended by the closed pipe, and
+            # no fault of the file's.
             is_at_end = not source.read(1)
             # It ends once nobody reads.
             source.close()

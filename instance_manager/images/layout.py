@@ -49,6 +49,7 @@ class Placed(NamedTuple):
 
 def place_of(path: str, major: int) -> Placed:
     """Return where a file of the extension's package goes, for this PostgreSQL."""
+    # First what is left out: its patterns lie within those of the places.
     for pattern, reason in _LEFT_OUT:
         if pattern.fullmatch(path):
             return Placed(reason=reason)
@@ -68,6 +69,7 @@ def _other(major: int) -> str:
 
 def place_in_tree(path: str) -> Placed:
     """Return where a file goes that was installed into a directory, under any prefix."""
+    # As in packages: bitcode and documents lie below share and lib, too.
     if _TREE_NOT.fullmatch(path):
         return Placed(reason="bitcode, headers and documents")
     if match := _TREE_SHARE.fullmatch(path):

@@ -82,6 +82,7 @@ def write_layout(
         "architecture": _ARCHITECTURES.get(image.architecture, image.architecture),
         "os": "linux",
         "config": {"User": "65532:65532", "Labels": dict(sorted(image.labels.items()))},
+        # diff_ids are of the layers before compression, the manifest's digests of them after it.
         "rootfs": {"type": "layers", "diff_ids": [contents]},
         "history": [{"created": created, "created_by": "instance-manager extension build"}],
     }
@@ -113,6 +114,7 @@ def write_layout(
 
 
 def _encoded(document: object) -> bytes:
+    # One form of each document: its digest is the image's name.
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -145,12 +147,15 @@ class _Hashing(io.RawIOBase):
 
 def _write_layer(tree: Path, blobs: Path, epoch: int) -> tuple[Descriptor, str]:
     """Write the layer; return it, and the digest of its contents before compression."""
+    # The name is the digest, which is known at the end.
     unnamed = blobs / "layer"
     with unnamed.open("wb") as file:
         packed = _Hashing(file)
         # No name and no time in the header, or each build had other bytes.
         with gzip.GzipFile("", "wb", _COMPRESSION, packed, mtime=0) as squeezed:
             contents = _Hashing(squeezed)  # type: ignore[arg-type]
+            # A stream: nothing is gone back to, so that hashes are of what was written. PAX has no
+            # limit on names.
             with tarfile.open(fileobj=contents, mode="w|", format=tarfile.PAX_FORMAT) as archive:
                 write_tree(archive, tree, epoch)
     name = packed.hash.hexdigest()
@@ -182,6 +187,8 @@ def write_tree(archive: tarfile.TarFile, tree: Path, epoch: int) -> None:
     """Add all files of a tree: sorted, of root, with the modes that images have."""
     for path in _paths(tree):
         place = tree / path
+        # Made anew, with no owner and no time of this host's: the digest is to be the same
+        # anywhere.
         member = tarfile.TarInfo(path)
         member.mtime = epoch
         status = place.lstat()
@@ -193,6 +200,7 @@ def write_tree(archive: tarfile.TarFile, tree: Path, epoch: int) -> None:
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(member)
         else:
+            # Of the modes only this counts: umask and checkouts differ in the others.
             member.mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
             member.size = status.st_size
             with place.open("rb") as content:

@@ -34,8 +34,10 @@ def names_in_notes(content: bytes) -> frozenset[str]:
 
 
 def _names(content: bytes) -> Iterator[str]:
+    # Without the section headers, which may be stripped: type and owner are rare enough together.
     at = content.find(_NOTE_TYPE + _NOTE_OWNER)
     while at >= _SIZE_BYTES:
+        # The size of the content stands before the type (elf(5), Nhdr).
         size = min(int.from_bytes(content[at - _SIZE_BYTES : at], "little"), _MAXIMUM_NOTE)
         try:
             entries: object = json.loads(content[at + 8 : at + 8 + size].rstrip(b"\0"))

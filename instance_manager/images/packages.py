@@ -72,10 +72,12 @@ def files_of(package: Package) -> Iterator[tuple[str, Path]]:
     """Yield the files and links of a package, sorted, by their paths in the root."""
     found: list[tuple[str, Path]] = []
     for directory, names, files in os.walk(package.tree):
+        # os.walk lists a link to a directory among the directories, and does not go into it.
         links = [name for name in names if (Path(directory) / name).is_symlink()]
         for name in (*files, *links):
             place = Path(directory) / name
             path = str(place.relative_to(package.tree))
+            # In a merged /usr, one file has one path, whatever its package calls it.
             found.append((f"usr/{path}" if _MERGED.match(path) else path, place))
     yield from sorted(found)
 
@@ -105,6 +107,7 @@ def _role(
     installed: Collection[str],
 ) -> Role:
     is_extension = any(layout.is_of_an_extension(path) for path, _ in files_of(package))
+    # The base's own copy counts: $system and $libdir come first in the server's paths.
     if not is_extension or package.name in installed:
         return Role.LIBRARY
     if package.name in bundled or debian.is_own(package.name, package.source, sources):
@@ -130,6 +133,7 @@ class Union:
                     self._links[path] = os.readlink(place)  # noqa: PTH115 - the text
         for package in packages:
             for link, target in package.links:
+                # A link that a package itself has goes before one of an alternative.
                 self._links.setdefault(link, f"/{target}")
 
     def below(self, directory: str) -> Iterator[str]:
@@ -151,6 +155,7 @@ class Union:
 
     def real(self, path: str) -> str | None:
         """Return a path without the packages' links on its way; None for a circle."""
+        # As often as the kernel follows links (path_resolution(7)).
         for _ in range(_MAXIMUM_LINKS):
             link = next((prefix for prefix in _prefixes(path) if prefix in self._links), None)
             if link is None:
@@ -165,6 +170,8 @@ class Union:
         """Return the paths of what may be a library, by name; the loader's directories first."""
         found: dict[str, str] = {}
         paths = (*self._files, *self._links)
+        # The loader searches /usr/lib and one directory below it: the same name further down is a
+        # plugin.
         for path in sorted(paths, key=lambda path: (path.count("/"), path)):
             name = posixpath.basename(path)
             if path.startswith("usr/lib/") and re.search(r"\.so(\.|$)", name):

@@ -34,6 +34,7 @@ def workplace(path: Path) -> Generator[Path]:
         OSError: there is no room, or it can't be written.
     """
     prefix = f".{path.name}.building-"
+    # Before the work: what was left may be what fills the disk.
     _tidy(path.parent, prefix)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as work, _kept(Path(work)):
         yield Path(work)
@@ -45,8 +46,10 @@ def put(result: Path, path: Path) -> None:
     In one step: at no moment is there nothing. Only on a file system that can't exchange two
     directories it takes two.
     """
+    # Whatever the umask was: who reads a volume is mostly another user.
     if result.is_dir():
         result.chmod(0o755)
+    # rename(2) replaces a file by itself, but no directory that holds something.
     if not (result.is_dir() and path.exists()):
         result.rename(path)
     elif not _exchange(result, path):
@@ -55,6 +58,7 @@ def put(result: Path, path: Path) -> None:
         try:
             result.rename(path)
         except BaseException:
+            # Whatever happened, also an interrupt: what was there is back.
             replaced.rename(path)
             raise
 
@@ -62,6 +66,7 @@ def put(result: Path, path: Path) -> None:
 @contextmanager
 def _kept(work: Path) -> Generator[None]:
     """Hold a lock that says that a build is at work here."""
+    # Under its name only once it is locked: whoever tidies may look in between.
     unlocked, lock = work / f"{_LOCK}.new", work / _LOCK
     descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -98,6 +103,7 @@ def _is_left(lock: Path) -> bool:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two directories; return whether the file system can do so."""
+    # Python's own os module has no renameat2(2).
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if not libc.renameat2(_CURRENT_DIRECTORY, names[0], _CURRENT_DIRECTORY, names[1], _EXCHANGE):

@@ -73,6 +73,7 @@ def _distributions(reports: Path) -> Iterator[Installed]:
         for each in document["install"]
     }
     found: list[Installed] = []
+    # Only of this environment: the system's Python packages are dpkg's, and in its list.
     for each in metadata.distributions(path=[p for p in sys.path if p.startswith(sys.prefix)]):
         said = (each.metadata[key] for key in LICENCES if key in each.metadata)
         licence = next(said, "").partition("\n")[0]
@@ -93,6 +94,7 @@ def _owned(info: Path) -> set[str]:
 def _loose(root: Path) -> Iterator[Loose]:
     for place in LOOSE:
         for path in sorted((root / place).rglob("*")):
+            # What a link leads to is listed where it lies, or belongs to a package.
             if path.is_file() and not path.is_symlink():
                 content = path.read_bytes()
                 yield Loose(

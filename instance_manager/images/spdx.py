@@ -24,6 +24,7 @@ _UNFIT: Final = re.compile(r"[^A-Za-z0-9.-]")
 
 def identifier(kind: str, name: object) -> str:
     """Return what a part is called in the list: letters, digits, dots and hyphens."""
+    # What does not fit becomes a hyphen; names that differ in a plus alone must stay apart.
     return f"SPDXRef-{kind}-{_UNFIT.sub('-', str(name).replace('+', '-plus-'))}"
 
 
@@ -73,6 +74,7 @@ def all_files(sums: Iterable[str], bill: str) -> dict[str, object]:
 
     *sums* are those of SHA-1; *bill* is the list's path.
     """
+    # As section 7.9 has it: the sums sorted, and put together without anything between.
     code = hashlib.sha1("".join(sorted(sums)).encode(), usedforsecurity=False).hexdigest()
     return {
         "filesAnalyzed": True,
@@ -123,6 +125,7 @@ def bill(
         "files": files,
         "relationships": [relation(DOCUMENT, "DESCRIBES", IMAGE), *relations],
     }
+    # The namespace must be unique to a document; of its content, it is the same for each build.
     identity = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     document["documentNamespace"] = f"https://spdx.org/spdxdocs/{_UNFIT.sub('-', name)}-{identity}"
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()

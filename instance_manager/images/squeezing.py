@@ -48,8 +48,10 @@ async def zstd_layer(children: Children, tree: Path, work: Path, epoch: int) -> 
     if program is None:
         _by_module(plain, packed)
     else:
+        # Several threads cut the input into jobs, and so give other bytes.
         options = (f"-{_LEVEL}", "--single-thread", "--no-check", "--no-content-size", "--quiet")
         await run_tool(children, "zstd", (program, *options, "-o", packed, "--", plain))
+    # As large as the volume, on a file system that may be nearly full.
     _remove(plain)
     return oci.Layer(packed, _KIND, contents)
 

@@ -79,6 +79,7 @@ async def _unpacked(children: Children, image: Path, work: Path, name: str) -> t
         if not _is_directory(image):
             layout = _new(work / "layout")
             await _unpack_layout(children, image, layout)
+        # The image's own title: a file or a tag may be called anything.
         title = await _unpack(children, layout, root)
     except (LayerError, tarfile.TarError) as error:
         hint = error.hint if isinstance(error, LayerError) else ""
@@ -90,6 +91,7 @@ async def _unpacked(children: Children, image: Path, work: Path, name: str) -> t
             f"cannot unpack {name!r}: no space left in {work}",
             hint="set TMPDIR to a directory with more",
         ) from error
+    # Unpacked, its blobs are of no more use and take as much again.
     shutil.rmtree(work / "layout", ignore_errors=True)
     return root, _name(title or Path(name).name.partition(":")[0].removesuffix(".tar"))
 
@@ -119,6 +121,7 @@ async def _saved(children: Children, name: str, archive: Path) -> Path:
 
 def _new(directory: Path) -> Path:
     directory.parent.mkdir(mode=_ALL_MAY_READ, exist_ok=True)
+    # Where root tests an image, the server that reads it is another user.
     directory.mkdir(mode=_ALL_MAY_READ)
     return directory
 
@@ -154,6 +157,7 @@ def _contents(layout: Path) -> tuple[list[Path], str]:
     """Return the layers of the image for this machine, and its title."""
     manifest = _manifest(layout)
     descriptors = manifest["layers"]
+    # Each is hashed and opened, however little it holds.
     if len(descriptors) > _MOST_LAYERS:
         raise ValueError(f"it has more than {_MOST_LAYERS} layers")
     title = manifest.get("annotations", {}).get(_TITLE) or _label(layout, manifest)
@@ -163,6 +167,7 @@ def _contents(layout: Path) -> tuple[list[Path], str]:
 
 def _manifest(layout: Path) -> dict[str, Any]:
     document = _document(layout / "index.json")
+    # An index may list an index, as of several platforms.
     while "manifests" in document:
         document = _document(_blob(layout, of_this_machine(document["manifests"])))
     return document
@@ -178,6 +183,7 @@ def of_this_machine(manifests: list[dict[str, Any]]) -> dict[str, Any]:
         architecture = one.get("platform", {}).get("architecture", "")
         if _MACHINES.get(architecture, architecture) == platform.machine():
             return one
+    # Where there is a choice, one must fit; the only one may lack a platform, or hold data alone.
     if len(manifests) != 1:
         raise ValueError(f"it has {len(manifests)} images, and none for {platform.machine()}")
     return manifests[0]
@@ -200,6 +206,7 @@ def _blob(layout: Path, descriptor: dict[str, Any]) -> Path:
     with place.open("rb") as file:
         while part := file.read(_CHUNK):
             digest.update(part)
+    # The name of a blob is only what it should be.
     if digest.hexdigest() != found[1] or descriptor.get("size", _size(place)) != _size(place):
         raise ValueError(f"{descriptor['digest']} is damaged")
     return place
@@ -224,10 +231,12 @@ def _put(files: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
     if name in {"", "."} or ".." in name.split("/") or "\0" in name + member.linkname:
         return
     place = root / name
+    # layer.md: such a file is no file, but says that a lower layer's is gone.
     if place.name.startswith(_WHITEOUT):
         _take_away(place, root)
         return
     archives.put(files, member, place, root)
+    # Of the modes, only whether it is a program counts here.
     if member.isreg() and member.mode & 0o100 and place.is_file() and not place.is_symlink():
         place.chmod(_ALL_MAY_READ)
 
@@ -236,6 +245,7 @@ def _take_away(whiteout: Path, root: Path) -> None:
     """Remove what a later layer says is gone."""
     parent = archives.inside(whiteout.parent, root)
     hidden = whiteout.name[len(_WHITEOUT) :]
+    # `.wh...` would name the directory above.
     if parent is None or not parent.is_dir() or hidden in {"", ".", ".."}:
         return
     for place in [*parent.iterdir()] if whiteout.name == _OPAQUE else [parent / hidden]:

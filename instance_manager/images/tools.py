@@ -56,12 +56,15 @@ async def run_tool(
     done = await children.run(
         name,
         arguments,
+        # Their words are searched here, and should be the same in each locale.
         environment={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         deadline_seconds=deadline_seconds,
     )
     if check and not done.status.is_success:
+        # The exit code of none of them tells it from another failure.
         if "No space left on device" in done.errors:
             raise DiskSpaceError(f"cannot finish {name}: no space left: {arguments[-1]}")
+        # Some tools complain on their standard output.
         words = (done.errors.strip() or done.output.strip())[-_SHOWN:]
         raise BuildError(f"cannot finish {name}: {done.status}: {words}")
     return done

@@ -42,11 +42,14 @@ class VolumeTree:
             note = self._put_script(path, found.place, place)
         else:
             shutil.copyfile(found.place, place)
+        # Libraries need no execute permission: the loader maps them, and the kernel asks the mount
+        # alone.
         place.chmod(0o755 if path.startswith("bin/") else 0o644)
         package = found.package.name if found.package else ""
         self.ledger.origins[path] = Origin(package, found.path, note)
 
     def _put_script(self, path: str, source: Path, place: Path) -> str:
+        # A script is rewritten in memory, whose use is to be bounded.
         if source.stat().st_size > _MAXIMUM_SCRIPT:
             shutil.copyfile(source, place)
             return ""
@@ -58,6 +61,7 @@ class VolumeTree:
     def link(self, path: str, target: str) -> None:
         """Make a link to another path of the volume, relative."""
         place = self._make_room(path)
+        # Relative, since nobody knows where the volume will be mounted.
         place.symlink_to(posixpath.relpath(target, posixpath.dirname(path) or "."))
 
     def write(self, path: str, content: bytes) -> None:
@@ -83,6 +87,7 @@ class VolumeTree:
     def _make_room(self, path: str) -> Path:
         place = self.root / path
         place.parent.mkdir(parents=True, exist_ok=True)
+        # lexists, since a link that leads nowhere is in the way as well.
         if os.path.lexists(place):
             place.unlink()
         return place
@@ -141,6 +146,7 @@ def _under_final_names(
 def _put_all(volume: VolumeTree, union: Union, placed: dict[str, tuple[str, Package]]) -> None:
     for path, (place, package) in placed.items():
         real = union.real(path)
+        # Names of one library should stay one file: the loader tells them apart by inode.
         if real is not None and real != path and real in placed:
             volume.link(place, placed[real][0])
             continue
