@@ -23,6 +23,7 @@ CONFIG: Final = "config.yaml"
 DATA: Final = "data"
 """The name of the data directory there, in which processes of the server work."""
 
+# What a terminal or its end sends to a group of processes; a closed pipe must not end it either.
 _DEAF: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 _BEGUN: Final = b"+"
 _GRACE_SECONDS: Final = 20.0
@@ -39,6 +40,8 @@ class Keeper:
     @contextmanager
     def keeps(self, root: Path) -> Generator[None]:
         """Have a directory cleared away if this process ends in here."""
+        # Before anything is made in there, so that no moment is without somebody who clears up. A
+        # write of less than PIPE_BUF is not split (pipe(7)).
         os.write(self._writing, _BEGUN + os.fsencode(root) + b"\0")
         yield
         # It is broken where somebody ended the keeper, too.
@@ -49,8 +52,11 @@ class Keeper:
 @contextmanager
 def keeping() -> Generator[Keeper]:
     """Yield a keeper; for a process with one thread, before its event loop runs."""
+    # Closed on exec: a program that the test starts would hold the pipe open beyond its end.
     reading, writing = os.pipe2(os.O_CLOEXEC)
     keeper = os.fork()
+    # A child of fork(2) has the calling thread alone: a lock that another one held would stay
+    # locked.
     if keeper == 0:
         os.close(writing)
         _keep(reading)
@@ -59,6 +65,7 @@ def keeping() -> Generator[Keeper]:
         yield Keeper(writing)
     finally:
         os.close(writing)
+        # Somebody else may have reaped it: the spawner waits for all children.
         with suppress(ChildProcessError):
             os.waitpid(keeper, 0)
 
@@ -67,6 +74,7 @@ def _keep(reading: int) -> NoReturn:
     try:
         for number in _DEAF:
             signal.signal(number, signal.SIG_IGN)
+        # Out of the terminal's foreground group, which an interrupt is sent to.
         os.setsid()
         # Whoever reads what the test says is not to wait for us.
         null = os.open(os.devnull, os.O_RDWR)
@@ -82,6 +90,7 @@ def _keep(reading: int) -> NoReturn:
 def _left(reading: int) -> list[Path]:
     """Return the directories that are left when nobody can write any more."""
     said = b""
+    # The end of the pipe comes when the last writer is gone, however it ended.
     while part := os.read(reading, _READ_BYTES):
         said += part
     left: dict[bytes, None] = {}
@@ -95,6 +104,8 @@ def _left(reading: int) -> list[Path]:
 
 def _clear(root: Path) -> None:
     """End the manager and the server of a test, and remove its directory."""
+    # Process numbers are not kept, since the kernel gives them again: what is meant is known by
+    # what it does.
     config, data = os.fsencode(root / CONFIG), str(root / DATA)
 
     def is_manager(entry: Path) -> bool:
@@ -103,6 +114,7 @@ def _clear(root: Path) -> None:
     def is_server(entry: Path) -> bool:
         return f"{_directory(entry)}/".startswith(f"{data}/")
 
+    # The manager first, since it stops its server in order, and would start it again otherwise.
     _end(lambda: _pids(is_manager), signal.SIGTERM)
     _end(lambda: _pids(is_server), signal.SIGQUIT)
     shutil.rmtree(root, ignore_errors=True)
@@ -110,6 +122,8 @@ def _clear(root: Path) -> None:
 
 def _end(living: Callable[[], list[int]], number: int) -> None:
     """Send a signal to processes, and KILL to those that are still there after the grace."""
+    # Asked anew each time: what was there a moment ago may have ended, and its number be
+    # another's.
     for each in living():
         with suppress(OSError):
             os.kill(each, number)

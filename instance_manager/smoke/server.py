@@ -93,6 +93,7 @@ class Server:
         self._target = Target(place.control.parent, _PORT, _SUPERUSER)
         self._version = 0
         self.version = ""
+        # A function, since the version is known only once the server runs.
         self.sessions = Sessions(self._target, lambda: self._version, search_path="public")
 
     async def started(self) -> None:
@@ -130,6 +131,8 @@ class Server:
         Raises:
             NotStartedError: it does not come up again.
         """
+        # A session may break off without a restart of the server: then there is nothing to wait
+        # for.
         with suppress(TimeoutError):
             async with asyncio.timeout(_NOTICE_SECONDS):
                 while await self.restarts() == restarts:  # noqa: ASYNC110 - another process
@@ -164,6 +167,7 @@ class Server:
             raise NotStartedError(said, status.failure.hint)
         if status.phase is not Phase.RUNNING:
             return False
+        # The phase is the manager's view; a session is what the test needs.
         answer = await ask(self._target.socket, deadline_seconds=_ASK_SECONDS)
         return answer is Answer.ACCEPTS
 
@@ -178,6 +182,8 @@ async def running(
         UsageError: the account that it runs as can't get to a volume.
     """
     _write(place, volumes, request)
+    # A file and no pipe: nobody reads while the test waits, and a full pipe would stop the
+    # manager.
     output = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         config = place.root / CONFIG
@@ -188,6 +194,7 @@ async def running(
             streams=(None, output, output),
         )
     finally:
+        # The child has it; here it would be held open for nothing.
         os.close(output)
     try:
         async with Client.unix(place.control) as client:
@@ -207,6 +214,7 @@ def make_place(request: Request, keeper: Keeper) -> Generator[Place]:
     owner = account.find(request.run_as) if os.geteuid() == 0 else None
     root = Path(tempfile.mkdtemp(prefix="im-"))
     try:
+        # From the moment it exists: a kill comes without a finally.
         with keeper.keeps(root):
             yield _prepared(root, owner)
     finally:
@@ -216,6 +224,7 @@ def make_place(request: Request, keeper: Keeper) -> Generator[Place]:
 def _prepared(root: Path, owner: account.Account | None) -> Place:
     """Return a directory that the account can use."""
     place = Place(root)
+    # bind(2) would fail later, in the words of another program.
     if len(os.fsencode(place.control)) > _SOCKET_LIMIT:
         raise UsageError(
             f"cannot make a socket in {str(root)!r}: the path is too long",
@@ -238,6 +247,7 @@ def _prepared(root: Path, owner: account.Account | None) -> Place:
 def _write(place: Place, volumes: Mapping[str, Path], request: Request) -> None:
     root = place.root / "extensions"
     for name, directory in volumes.items():
+        # A link is a volume, too, and nothing has to be copied.
         (root / name).symlink_to(directory)
     if os.geteuid() == 0:
         owner = account.find(request.run_as)
@@ -258,6 +268,7 @@ def _settings(place: Place, volumes: list[str], request: Request) -> dict[str, o
     postgres: dict[str, object] = {
         "data_directory": str(place.root / DATA),
         "socket_directory": str(place.control.parent),
+        # A test must not be met by others, nor by another test on the same port.
         "listen_addresses": "",
         "port": _PORT,
         "run_as": request.run_as,
@@ -271,6 +282,7 @@ def _settings(place: Place, volumes: list[str], request: Request) -> dict[str, o
         postgres["ident"] = [f"instance_manager {pwd.getpwuid(0).pw_name} {_SUPERUSER}"]
     return {
         "instance": {"name": "smoke-test"},
+        # The reason of a failed start is asked for over the socket, which ends with the manager.
         "failure": "stay",
         "postgres": postgres,
         "bootstrap": {"superuser": _SUPERUSER, "init_directory": str(place.root / "no-scripts")},
@@ -278,6 +290,7 @@ def _settings(place: Place, volumes: list[str], request: Request) -> dict[str, o
             "root": str(place.root / "extensions"),
             "volumes": [{"name": name} for name in volumes],
         },
+        # Nothing in this server is worth a slow end.
         "shutdown": {"fast_seconds": 5, "immediate_seconds": 5},
         "health": {"listen": f"127.0.0.1:{_free_port()}"},
         "control": {"socket": str(place.control), "listen": None},
@@ -299,5 +312,6 @@ def _plain(line: str) -> str:
 
 def _free_port() -> int:
     with socket.socket() as probe:
+        # The kernel chooses one that is free; it may be taken again before it is used.
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

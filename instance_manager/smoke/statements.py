@@ -18,6 +18,7 @@ SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = {}
  ORDER BY 1
 """)
+# probin is the library's name as CREATE FUNCTION gave it.
 LIBRARIES: Final = SQL("""
 SELECT DISTINCT p.probin
   FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_proc p ON p.oid = d.objid
@@ -33,12 +34,15 @@ SELECT fmgr_c_validator(p.oid)
    AND d.deptype = 'e' AND l.lanname = 'c' AND e.extname = {}
 """)
 """Finds each function of C in its library, as the first call of it would."""
+# pg_get_functiondef refuses aggregates.
 DEFINITIONS: Final = SQL("""
 SELECT length(pg_get_functiondef(p.oid))
   FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_proc p ON p.oid = d.objid
  WHERE d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass
    AND d.deptype = 'e' AND p.prokind <> 'a' AND e.extname = {}
 """)
+# Tables and views can be read without arguments; LIMIT 0 still plans the view and resolves its
+# functions.
 RELATIONS: Final = SQL("""
 SELECT n.nspname::text, c.relname::text
   FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_class c ON c.oid = d.objid
@@ -77,4 +81,5 @@ def load(library: str) -> Composed:
 
 def read(schema: str, relation: str) -> Composed:
     """Return the statement that reads a relation without a row of it."""
+    # Without a row: some views are there to act, or are expensive.
     return SQL("SELECT * FROM {}.{} LIMIT 0").format(Identifier(schema), Identifier(relation))

@@ -41,6 +41,7 @@ async def test_images(
         SettingsError: there is no account that the server could run as.
     """
     return tuple(
+        # One after the other: each has a server, and a crash should have one cause.
         [await _test_one(children, source, request, keeper, tell) for source in request.sources]
     )
 
@@ -83,6 +84,7 @@ class _Tested:
         except NotStartedError as error:
             return self._judged(server, await _report(server), _failed("start", error))
         report = await server.report()
+        # What the manager left out can't be tried.
         if _errors(report):
             return self._judged(server, report)
         volume = next(one for one in report.volumes if one.name == self._name)
@@ -90,11 +92,13 @@ class _Tested:
         trial = Trial(server, volume, searched, request.statement_seconds)
         given = _described(root).smoke_test
         try:
+            # The builder's statements first: they know what the extension is for.
             self._subjects = await trial.run((*given, *request.statements))
         except (NotStartedError, SqlError) as error:
             self._remarks = tuple(trial.remarks)
             return self._judged(server, report, _failed("go on", error))
         self._remarks = tuple(trial.remarks)
+        # At last, since a worker may crash a while after what made it do so.
         return self._judged(server, report, await self._end(server))
 
     async def _end(self, server: Server) -> Step:
@@ -112,6 +116,7 @@ class _Tested:
             subjects += (Subject(kind="server", name=server.version, steps=steps),)
         verdict = Verdict.BAD if any(one.has_failed for one in subjects) else Verdict.GOOD
         if report is not None and _errors(report):
+            # An error of the preflight says more than the failures that follow from it.
             verdict = Verdict.REFUSED
         return Result(
             source=self._source,

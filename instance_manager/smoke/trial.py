@@ -60,6 +60,7 @@ class Trial:
             NotStartedError: the server did not come up again after a crash.
             SqlError: it can't even be asked.
         """
+        # template1 brings plpgsql, which must be there at the end as well.
         self._baseline = frozenset(await self._installed())
         subjects = [await self._extension(one) for one in self._volume.extensions]
         subjects += [await self._module(one) for one in self._modules()]
@@ -81,6 +82,7 @@ class Trial:
         fresh: list[tuple[Any, ...]] = []
 
         async def used() -> str:
+            # Before use: what the extension makes then is not what its script makes.
             fresh.extend(await self._members(name))
             return await self._use(name)
 
@@ -102,6 +104,7 @@ class Trial:
 
         before = await self._installed()
         await self._execute(statements.create(name, version))
+        # CASCADE creates what it requires, which people should know of.
         others = await self._installed() - before - {name}
         return f"{version}, with {', '.join(sorted(others))}" if others else version
 
@@ -111,6 +114,7 @@ class Trial:
 
         found = await self._execute(statements.about(statements.LIBRARIES, name))
         libraries = [bare_name(path) for (path,) in found]
+        # By LOAD, since most functions can't be called without knowing their arguments.
         for library in libraries:
             await self._execute(statements.load(library))
         self._used.update(libraries)
@@ -147,6 +151,7 @@ class Trial:
         await self._execute(statements.update_to(name, version))
         async with self._server.sessions.open(_DATABASE, self._limits) as connection:
             have = (await observing.read_installed(connection)).installed
+        # A script may end without an error and have done nothing to the catalogue.
         if name not in have or have[name].version != version:
             raise StepError(f"after the update from {old} it is not {version}")
         members = await self._members(name)
@@ -160,6 +165,7 @@ class Trial:
         from instance_manager.smoke import statements
 
         candidates = await self._candidates(extension, version)
+        # The script of an old version may ask for functions that the library has dropped since.
         for old in candidates[:_MOST_OLD_VERSIONS]:
             try:
                 await self._execute(statements.create(extension.name, old))
@@ -249,12 +255,14 @@ class Trial:
         from instance_manager.smoke import statements
 
         for one in self._volume.extensions:
+            # CASCADE may have created it with an earlier one.
             if one.default_version and one.name not in await self._installed():
                 await self._execute(statements.create(one.name, one.default_version))
         return ", ".join(sorted(await self._installed() - self._baseline))
 
     async def _say(self, texts: Sequence[str]) -> str:
         async with self._server.sessions.open(_DATABASE, self._limits) as connection:
+            # In one session: a statement may set what the next one needs.
             for text in texts:
                 await connection.execute(text.encode())
         return f"ran {len(texts)}"
@@ -273,6 +281,7 @@ class Trial:
         from instance_manager.smoke import statements
 
         for name in sorted(await self._installed() - self._baseline):
+            # CASCADE may have taken it along with an earlier one.
             if name not in await self._installed():
                 continue
             try:
