@@ -70,6 +70,7 @@ _BITS: Final = {4: 32, 6: 128}
 _TOKEN: Final = re.compile(r'(?:"(?:[^"]|"")*(?:"|$)|[^ \t\r,#"])+')
 _GAP: Final = re.compile(r"[ \t\r,]*")
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)(?:"|$)')
+# MAX_TOKEN of hba.c with its NUL; newer servers have no such limit.
 _TOKEN_LIMIT_BYTES: Final = 10240 - 1
 
 
@@ -119,6 +120,7 @@ def _fields(line: str) -> list[list[_Token]]:
             fields[-1].append(token)
         else:
             fields.append([token])
+        # A comma makes a list only directly behind a token; elsewhere it is a gap like a blank.
         continues = line[found.end() : found.end() + 1] == ","
         position = _end_of_gap(line, found.end())
     return fields
@@ -133,6 +135,8 @@ def _token(raw: str) -> _Token:
     text = _QUOTED.sub(lambda quoted: quoted[1].replace('""', '"'), raw)
     if len(text.encode(errors="surrogateescape")) > _TOKEN_LIMIT_BYTES:
         raise _WrongLineError(f"holds a word of more than {_TOKEN_LIMIT_BYTES} bytes")
+    # Only quotes at the beginning keep a word from being a keyword, as initial_quote does in
+    # hba.c.
     return _Token(text, raw.startswith('"'))
 
 
@@ -159,6 +163,7 @@ def _check_rule(fields: list[list[_Token]], major: int) -> None:
 
 
 def _refuse_include(word: str, major: int) -> None:
+    # To an older server the word is a type that it does not know, which is said below.
     if word in _INCLUDES and major >= FIRST_MAJOR_WITH_INCLUDE:
         raise _WrongLineError(
             f"{word} would read another file, which is not checked here: write its lines out"
@@ -167,6 +172,7 @@ def _refuse_include(word: str, major: int) -> None:
 
 def _check_names(tokens: list[_Token], what: str) -> None:
     for token in tokens:
+        # A lone @ is a name to the server.
         if token.text.startswith("@") and not token.quoted and len(token.text) > 1:
             raise _WrongLineError(
                 f"{token.text!r} would read {what}'s names from a file, which is not checked here:"
@@ -182,6 +188,7 @@ def _check_address(rest: list[list[_Token]]) -> None:
         return
     address, slash, length = token.text.partition("/")
     family = _family(address)
+    # What is no address may be a host's name, which no grammar bounds.
     if family is None:
         if slash:
             raise _WrongLineError(
@@ -212,12 +219,14 @@ def _check_mask(address: str, rest: list[list[_Token]], family: int) -> None:
 
 def _family(text: str) -> int | None:
     try:
+        # A zone follows a link-local address, and is the resolver's to judge.
         return ip_address(text.partition("%")[0]).version
     except ValueError:
         return None
 
 
 def _check_method(kind: str, method: str, major: int) -> None:
+    # A rule with a method that the server does not know takes all other rules with it.
     known = _OPTIONS.keys() - ({"oauth"} if major < _FIRST_MAJOR_WITH_OAUTH else set())
     if method not in known:
         raise _WrongLineError(f"has the method {method!r}: use one of {', '.join(sorted(known))}")
@@ -253,6 +262,7 @@ def _check_options(kind: str, method: str, fields: list[list[_Token]]) -> None:
 
 
 def _check_counts(given: Mapping[str, str]) -> None:
+    # Given, or the check of what is required would have ended this.
     servers = len(given["radiusservers"].split(","))
     for name in _ONE_OR_AS_MANY:
         count = len(given[name].split(",")) if name in given else 1
@@ -276,6 +286,7 @@ def _check_option(kind: str, method: str, name: str, value: str) -> None:
         raise _WrongLineError(f"has {name}={value}: use {' or '.join(choices)}")
     if name == "clientcert" and method == "cert" and value != "verify-full":
         raise _WrongLineError("has the method cert with clientcert: only verify-full goes there")
+    # The server reads it with atoi(), and refuses what comes to 0.
     if name == "ldapport" and not re.fullmatch(r"\s*[+-]?0*[1-9][0-9]*.*", value):
         raise _WrongLineError(f"has ldapport={value}: it is no port")
 
@@ -283,6 +294,7 @@ def _check_option(kind: str, method: str, name: str, value: str) -> None:
 def _check_map(fields: list[list[_Token]], major: int) -> None:
     _refuse_include(fields[0][0].text, major)
     names = ("the map", "the system's user", "the user of the database")
+    # The server reads three fields, and no more.
     for what, field in zip(names, fields, strict=False):
         token = _single(field, what)
         _check_names([token], what)

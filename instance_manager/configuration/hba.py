@@ -68,9 +68,12 @@ def render_hba(
     """
     return _document(
         "postgres.hba",
+        # The first rule that fits decides (hba.c, check_hba): behind the user's, a reject could
+        # shut us out.
         f"local all {_role(superuser, major)} peer map={MAP_NAME}",
         lines,
         inherited,
+        # Last, so that they hold only for whom no line before them fits.
         ("local all all peer", f"host all all all {host_auth_method}"),
     )
 
@@ -141,6 +144,7 @@ def line_problems(lines: Sequence[str], path: str) -> Iterator[Problem]:
             yield Problem(
                 where, f"cannot use {line!r}: each item is one line, without line breaks"
             )
+        # A backslash at its end joins lines since PostgreSQL 14.
         elif line.endswith("\\"):
             yield Problem(
                 where, f"cannot use {line!r}: a backslash at its end joins the next line"
@@ -149,6 +153,7 @@ def line_problems(lines: Sequence[str], path: str) -> Iterator[Problem]:
 
 def host_auth_problem(method: str) -> str:
     """Return why *method*, with its options, can't end the last line; empty if it can."""
+    # Options may follow, as in the variable of the official image; they are the server's to judge.
     words = method.split()
     if {"\n", "\r", "\0"}.isdisjoint(method) and words and words[0] in HOST_AUTH_METHODS:
         return ""

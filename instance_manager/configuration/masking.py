@@ -42,8 +42,10 @@ _SECRET_VARIABLE: Final = re.compile(r"(?i)passw|secret|token|credential|private
 
 def mask_text(text: str) -> str:
     """Return *text* with the passwords in it hidden."""
+    # _OPTION first: its value may hold blanks, at which the next one would stop.
     for pattern in (_OPTION, _WORD, _BEARER, _URI):
         text = pattern.sub(rf"\g<1>{MASK}", text)
+    # Names without percent signs have been found by the patterns before.
     return _IN_URI.sub(_without_secret, text) if "%" in text else text
 
 
@@ -55,6 +57,7 @@ def _without_secret(found: re.Match[str]) -> str:
 
 def mask_value(name: str, value: str) -> str:
     """Return the value of the parameter *name* with what is secret in it hidden."""
+    # A command may print the secret in any form, so that nothing of it is safe to show.
     return MASK if name.lower() in _WHOLE and value else mask_text(value)
 
 
@@ -78,6 +81,7 @@ def _mask_volume(volume: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mask_variable(variable: Mapping[str, Any]) -> dict[str, Any]:
+    # A variable's value is free text: only its name tells.
     is_secret = _SECRET_VARIABLE.search(str(variable["name"]))
     value = str(variable["value"])
     return {**variable, "value": MASK if is_secret and value else mask_text(value)}
@@ -144,6 +148,7 @@ def _unmask_lines(lines: Iterable[Any], current: Iterable[str]) -> list[Any]:
     left = {
         masked: iter(known)
         for masked, known in secrets.items()
+        # Equal secrets can be put back in any order, and as many times as the line stands there.
         if len(set(known)) == 1 or lines.count(masked) == len(known)
     }
     return [
@@ -186,6 +191,7 @@ def mask_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _masks(path: str, value: Any) -> Iterator[Problem]:
+    # Written to the server, the mask would be a password that everybody knows.
     if isinstance(value, str) and MASK in value:
         yield Problem(
             path, f"holds {MASK}, which stands for a secret that is not here: send the secret"

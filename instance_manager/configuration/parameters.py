@@ -108,6 +108,7 @@ def _problems(parameters: Mapping[str, str], path: str) -> Iterator[Problem]:
             yield Problem(
                 where, f"cannot set parameter {name!r}: it is the manager's own; {reason}"
             )
+        # The server would take the last one, in an order that a map does not have.
         elif folded in seen:
             yield Problem(where, f"cannot set parameter {name!r}: it is given twice")
         elif "\0" in value:
@@ -127,6 +128,7 @@ def _locks_out(permissions: str) -> bool:
     The server reads numbers as C does: octal with a zero before.
     """
     text = permissions.strip()
+    # int() takes no number with a zero before, where strtol(3) reads octal.
     base = 0 if text.lower().startswith("0x") else 8 if text.startswith("0") else 10
     try:
         return not int(text, base) & stat.S_IWUSR
@@ -155,16 +157,20 @@ def assemble(
         server: a parameter that this version does not know is left out.
     """
     parameters = _defaults(server)
+    # In this order, each stronger than the one before: a volume may ask, the user decides.
     parameters |= {name.lower(): value for name, value in metadata.items()}
     parameters |= {name.lower(): value for name, value in postgres.parameters.items()}
     for name in COMPOSED:
+        # The user's value is in what is composed already.
         parameters.pop(name, None)
         if path := getattr(composed, name):
             parameters[name] = path
+    # Last, so that nothing of a volume's gets past the rules for what users may set.
     parameters |= _owned(postgres, composed, server)
     if server.major < FIRST_MAJOR_WITH_CONTROL_PATH:
         parameters.pop("extension_control_path", None)
     if server.major < FIRST_MAJOR_WITH_ALLOW_ALTER_SYSTEM:
+        # A name that the server does not know ends its start.
         del parameters["allow_alter_system"]
     return parameters
 
@@ -174,6 +180,7 @@ def _defaults(server: Server) -> dict[str, str]:
 
     ``cluster_name`` stands in the titles of processes, and names a standby to its primary.
     """
+    # NAMEDATALEN - 1, which is as long as the manual allows it to be.
     return {"cluster_name": server.instance[:_CLUSTER_NAME_LIMIT]}
 
 

@@ -68,6 +68,8 @@ def plan(
     changes = tuple(_changes(_values(before), _values(after), known))
     actions = [change.action for change in changes]
     if sections:
+        # Access rules and search paths are read at a reload; for what takes more, volumes have a
+        # pending_action.
         actions.append(Action.RELOAD if known is not None else Action.RESTART)
     order = list(Action)
     return Plan(changes, sections, max(actions, key=order.index, default=Action.NONE))
@@ -96,6 +98,7 @@ def _action(name: str, new: str | None, known: Mapping[str, Parameter] | None) -
     if known is None:
         return Action.RESTART
     parameter = known.get(name)
+    # Unknown names are those of libraries that are not loaded: the server keeps them as they are.
     if parameter is None or parameter.context != _AT_A_START:
         return Action.RELOAD
     # Written in another way, or what the server runs with all the same: it has only to read it.

@@ -75,6 +75,7 @@ def render_line(name: str, value: str) -> str:
     Raises:
         ValueError: as for :func:`render`.
     """
+    # Whatever a caller has missed: one bad line keeps the server from reading any of the file.
     if not is_name(name) or name.lower() in DIRECTIVES or "\0" in value:
         raise ValueError(f"cannot render parameter {name!r}: no file can carry it")
     return f"{name} = {quote(value)}"

@@ -19,6 +19,7 @@ _MICROSECONDS: Final = {
     "d": 86_400_000_000,
 }
 _WORDS: Final = {True: ("true", "yes"), False: ("false", "no")}
+# A lone "o" could be the beginning of both "on" and "off", and is neither.
 _SHORTEST: Final = {"on": True, "of": False, "off": False, "1": True, "0": False}
 _NUMBER: Final = re.compile(
     r"\s*([+-]?(?:0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?"
@@ -41,6 +42,8 @@ class Parameter:
         if self.kind == "bool":
             return flag(text) == flag(self.value) and flag(text) is not None
         if self.kind == "enum":
+            # The server compares words of an enum without regard to case
+            # (config_enum_lookup_by_name).
             return text.lower() == self.value.lower()
         if self.kind in {"integer", "real"}:
             given, has = self._number(text), self._number(self.value)
@@ -53,6 +56,7 @@ class Parameter:
         if found is None or scale is None:
             return None
         number = _read(found[1], is_whole=self.kind == "integer") * scale
+        # As parse_int does: "1.5GB" in MB is a whole number, and what is left is rounded.
         return float(round(number)) if self.kind == "integer" else number
 
 
@@ -69,6 +73,7 @@ def _scale(given: str, base: str) -> float | None:
     """Return how many *base* units one *given* unit is; None where they don't compare."""
     if not given:
         return 1.0
+    # The base may be several of a unit: shared_buffers has 8kB.
     found = _UNIT.fullmatch(base)
     for units in (_BYTES, _MICROSECONDS):
         if found is not None and given in units and found[2] in units:

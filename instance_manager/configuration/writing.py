@@ -29,7 +29,9 @@ _USER_FILE: Final = "postgresql.conf"
 _AUTO_FILE: Final = "postgresql.auto.conf"
 _PRIVATE: Final = 0o600
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: to open a FIFO without a writer would wait for one.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# O_EXCL: what is there by this name is not ours, or left by a kill, and is never written into.
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -55,6 +57,7 @@ def write_atomically(path: Path, text: str, mode: int = _PRIVATE) -> bool:
     """
     content = text.encode(errors="surrogateescape")
     with _explained("write", path), _opened(path.parent, _OPEN_DIRECTORY) as directory:
+        # A file that is not touched keeps its time, which tells people when something changed.
         if _is_same(directory, path.name, content, mode):
             return False
         _replace(directory, path.name, content, mode)
@@ -109,6 +112,8 @@ def take_out_auto_entries(
     text = _read_text(path)
     entries, kept = _part(text, names)
     if entries:
+        # First the copy: a crash between the two leaves the entries in both files, and not in
+        # none.
         copy = data_directory / OUR_DIRECTORY / f"{_AUTO_FILE}.removed-{stamp}"
         with _explained("make", copy.parent):
             copy.parent.mkdir(mode=0o700, exist_ok=True)
@@ -132,6 +137,7 @@ def _part(text: str, names: Collection[str]) -> tuple[tuple[AutoEntry, ...], str
     """Part *text* into the entries of *names* and the lines that stay."""
     entries: list[AutoEntry] = []
     kept: list[str] = []
+    # Not splitlines(), which also ends lines at characters that a value may hold.
     for line in text.split("\n"):
         parsed = parse_line(line)
         if parsed and parsed[0].lower() in names:
@@ -158,6 +164,7 @@ def _is_include(line: str) -> bool:
 
 
 def _rewrite(path: Path, change: Callable[[str], str], hint: str) -> bool:
+    # The server reads through the link as well; only writing would replace it.
     text = _read_text(path, follow=True)
     changed = change(text)
     if changed == text:
@@ -208,6 +215,8 @@ def _write(descriptor: int, content: bytes) -> None:
 def _is_same(directory: int, name: str, content: bytes, mode: int) -> bool:
     try:
         with _opened(name, _READ, directory) as descriptor:
+            # The mode too: a file that others may read can hold a connection string with a
+            # password.
             facts = os.fstat(descriptor)
             same = stat.S_ISREG(facts.st_mode) and stat.S_IMODE(facts.st_mode) == mode
             return same and facts.st_size == len(content) and _read(descriptor) == content
@@ -223,14 +232,17 @@ def _replace(directory: int, name: str, content: bytes, mode: int) -> None:
         os.unlink(new, dir_fd=directory)
     try:
         with _opened(new, _CREATE, directory) as descriptor:
+            # umask cuts the mode of open(2).
             os.fchmod(descriptor, mode)
             _write(descriptor, content)
+            # Before the rename: else a crash may leave the new name with nothing in it.
             os.fsync(descriptor)
         os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
         # Gone already if all went well: it is the file now.
         with suppress(OSError):
             os.unlink(new, dir_fd=directory)
+    # The rename itself is on the disk only then.
     os.fsync(directory)
 
 
