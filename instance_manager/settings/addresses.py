@@ -56,6 +56,7 @@ def parse_address(text: str) -> Address:
     Raises:
         ValueError: with a sentence that says what is wrong and what to write.
     """
+    # From the right: an IPv6 address has colons of its own.
     host, colon, port = text.rpartition(":")
     if not colon or not host:
         raise ValueError(f"must be an address, not {text!r}: {_FORM}")
@@ -69,6 +70,7 @@ def _parse_host(host: str, text: str) -> str:
         return _parse_ip(host[1:-1], text, ipaddress.IPv6Address)
     if ":" in host:
         raise ValueError(f"must have its IPv6 address in brackets, not {text!r}: {_FORM}")
+    # Digits and dots alone are meant as an address: 1.2.3 is no host's name.
     if not host.strip("0123456789."):
         return _parse_ip(host, text, ipaddress.IPv4Address)
     if not _HOST_NAME.fullmatch(host):

@@ -71,6 +71,7 @@ class CatalogueImage(Section):
     @classmethod
     def _printable(cls, value: Any, _: ValidationInfo) -> Any:
         for text in _texts_of(value):
+            # The texts get into messages, search paths and variables.
             if not text.isprintable():
                 raise ValueError("must hold printable text")
         return value

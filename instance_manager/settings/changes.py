@@ -56,6 +56,7 @@ def keep(old: Settings, new: Settings, keys: Iterable[str]) -> Settings:
     for key in keys:
         section, _, name = key.rpartition(".")
         if section:
+            # Sections are frozen: what changes is a copy, up to the top.
             part = attrgetter(section)(new)
             value = part.model_copy(update={name: attrgetter(key)(old)})
             new = _with_section(new, section, value)

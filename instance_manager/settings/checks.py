@@ -28,6 +28,7 @@ class Check:
 def _unguarded_control(settings: Settings) -> Iterator[Problem]:
     control = settings.control
     address = control.address
+    # Who reaches the loopback interface is on this host, or in this pod.
     if address is None or address.is_loopback:
         return
     missing = [
@@ -64,6 +65,7 @@ def _password_of_nobody(settings: Settings) -> Iterator[Problem]:
 def _shared_ports(settings: Settings) -> Iterator[Problem]:
     """Find two listeners of one port, unless each has an address of its own."""
     health, control = settings.health.address, settings.control.address
+    # Without TCP, the port is only a part of the socket's name.
     if settings.postgres.listen_addresses.strip():
         for key, address in (("health.listen", health), ("control.listen", control)):
             if address is not None and address.port == settings.postgres.port:
@@ -78,6 +80,7 @@ def _shared_ports(settings: Settings) -> Iterator[Problem]:
 def _long_socket_paths(settings: Settings) -> Iterator[Problem]:
     postgres = settings.postgres
     yield from _long_path("control.socket", settings.control.socket)
+    # The server puts this name there (UNIXSOCK_PATH).
     socket = postgres.socket_directory / f".s.PGSQL.{postgres.port}"
     yield from _long_path("postgres.socket_directory", socket)
 

@@ -68,6 +68,7 @@ def with_document(settings: Settings, document: Mapping[str, Any]) -> Settings:
 
 
 def _dumped(section: Any) -> dict[str, Any]:
+    # Without defaults, so that a document reads as people write it.
     dumped: dict[str, Any] = section.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return dumped
 
@@ -79,6 +80,7 @@ def text_of(document: Mapping[str, Any]) -> str:
 
 def tag_of(document: Mapping[str, Any]) -> str:
     """Return what tells a document from others: a hash of its text, without quotes."""
+    # 128 bits, which nobody finds a second document for by chance.
     return hashlib.sha256(text_of(document).encode()).hexdigest()[:32]
 
 
@@ -107,6 +109,7 @@ def _given(tree: Mapping[str, Value], name: str) -> Value:
 
 
 def _unknown(tree: Mapping[str, Value]) -> Iterator[Problem]:
+    # An unknown key would be dropped in silence, and read back as lost.
     for name in tree.keys() - KEYS.keys():
         meant = nearest(name, KEYS)
         hint = f"; did you mean {meant}?" if meant else ""
@@ -118,5 +121,6 @@ def in_document(problem: Problem) -> Problem:
     for name, path in KEYS.items():
         if problem.path == path or problem.path.startswith(f"{path}."):
             rest = problem.path.removeprefix(path)
+            # Who sent the document knows where the value comes from.
             return Problem(f"{name}{rest}", problem.message.removesuffix(f" ({ORIGIN})"))
     return problem

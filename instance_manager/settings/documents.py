@@ -97,6 +97,7 @@ class _Reader:
     def read(self) -> Value:
         """Read the whole stream: nothing, or one document."""
         self._next()  # the start of the stream
+        # A file of nothing but comments is one without settings.
         if _kind(self._next()) == "StreamEnd":
             return None
         value = self._value(self._next(), ())
@@ -112,11 +113,13 @@ class _Reader:
         self._count(1)
         if len(path) > DEPTH_LIMIT:
             raise _refused(f"nested too deeply (line {_line(event)})")
+        # The first: a key that is given twice has its problem at the second.
         self.lines.setdefault(".".join(path), _line(event))
         if _kind(event) == "Alias":
             return self._alias(event)
         before = self._nodes
         if event.anchor:
+            # Until it is read: an alias within its own node would be a circle.
             self._anchors[event.anchor] = None
         self._check_tag(event, path)
         value = self._content(event, path)
@@ -127,6 +130,7 @@ class _Reader:
     def _content(self, event: Any, path: tuple[str, ...]) -> Value:
         match _kind(event):
             case "Scalar":
+                # Within quotes it is text: "null" may be a password.
                 plain = event.implicit[0] and is_null(event.value)
                 return None if plain else str(event.value)
             case "SequenceStart":
@@ -153,6 +157,7 @@ class _Reader:
 
     def _name(self, event: Any, path: tuple[str, ...]) -> str | None:
         """Read the name of an entry; None for one that can't be used."""
+        # A key may be a map or a list, whose events must be read to find the value.
         name = self._value(event, (*path, "?"))
         if not isinstance(name, str):
             self._problem(path, f"a key must be text, not {describe(name)}", event)
@@ -169,6 +174,7 @@ class _Reader:
                 f"alias *{event.anchor} stands for nothing before it (line {_line(event)})"
                 "; text that begins with * must stand in quotes"
             )
+        # Aliases of aliases grow by powers: a few lines could stand for more than memory holds.
         self._count(anchored.nodes)
         return anchored.value
 

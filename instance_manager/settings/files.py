@@ -76,6 +76,7 @@ def with_catalogue(settings: Settings) -> Settings:
 
 def digest_of(content: bytes) -> str:
     """Return what tells one content of a settings file from another."""
+    # As the text is read: a mark at the beginning is no change.
     return hashlib.sha256(content.removeprefix(codecs.BOM_UTF8)).hexdigest()
 
 
@@ -110,10 +111,12 @@ def read_sources(
 
 def config_path(environment: Mapping[str, str], config: Path | None = None) -> Path | None:
     """Return the settings file to read; the default one only if something is there."""
+    # The one that was named is read or refused: another one in its place would surprise.
     if config is not None:
         return config
     if named := environment.get(FILE_VARIABLE):
         return Path(named)
+    # lexists: a link that leads nowhere is a file that was meant to be there.
     return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
 
 
@@ -126,6 +129,8 @@ def _read_variable_files(
         if named := environment.get(name):
             try:
                 what = f"the file {named!r}"
+                # The official image takes such a file by $(< FILE), which drops the ends of lines
+                # at its end.
                 texts[name] = read_text(Path(named), VARIABLE_LIMIT_BYTES, what).rstrip("\r\n")
             except SettingsError as err:
                 problems.extend(Problem(name, problem.message) for problem in err.problems)

@@ -45,6 +45,7 @@ def image_layer(environment: Mapping[str, str], files: Mapping[str, str]) -> Lay
     problems: list[Problem] = []
     for name, path in VARIABLES.items():
         source, text, key = _given(name, path, environment, files)
+        # The official image refuses this too: nobody can tell which one is meant.
         if environment.get(name) and environment.get(f"{name}{_FILE}"):
             problems.append(Problem(name, f"both {name} and {name}{_FILE} are set: unset one"))
         elif text:
@@ -64,6 +65,7 @@ def _given(
     if not environment.get(from_file):
         return name, environment.get(name, ""), path
     if name == _HIDDEN:
+        # The path alone: a password is read when it is needed, and not kept.
         return from_file, environment[from_file], f"{path}_file"
     return from_file, files.get(from_file, ""), path
 
@@ -72,9 +74,12 @@ def _value(key: str, text: str) -> tuple[Value, str]:
     """Return the value that *text* stands for, and what is wrong with it."""
     if key != _INITDB_ARGUMENTS:
         return text, ""
+    # Seldom set, and on the way to the start of postgres.
     import shlex
 
     try:
+        # The official image gives the text to a shell (eval), which parts words and takes quotes
+        # off.
         return list(shlex.split(text)), ""
     except ValueError as err:
         return [], f"must be arguments as a shell reads them: {err}"

@@ -105,6 +105,7 @@ def nearest(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
 
     *likeness* is the least that counts, from 0 to 1 (:func:`difflib.get_close_matches`).
     """
+    # Only for a message about an error.
     from difflib import get_close_matches
 
     close = get_close_matches(name, list(names), n=1, cutoff=likeness)
@@ -116,6 +117,7 @@ def suggestion(location: Sequence[str | int]) -> str:
     *parents, name = map(str, location)
     siblings = names_at(location[:-1])
     if not siblings:
+        # What lies within a value that has no keys is a matter of that value's own key.
         return suggestion(location[:-1])
     # A key may stand in the wrong section, or be written as a path.
     elsewhere = {path.rpartition(".")[2]: path for path in known_keys()}

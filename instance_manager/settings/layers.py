@@ -90,6 +90,7 @@ def environment_layer(environment: Mapping[str, str]) -> Layer:
     for name in sorted(environment):
         if key := by_variable.get(name):
             layer.add(key, environment[name], Origin(Source.ENVIRONMENT, name))
+        # A variable with a slip in its name would be ignored in silence.
         elif name.startswith(VARIABLE_PREFIX) and "__" in name:
             meant = nearest(name, by_variable)
             hint = f"; did you mean {meant}?" if meant else ""
@@ -119,6 +120,7 @@ class _Collector:
 
     def add(self, key: Key, text: str, origin: Origin) -> None:
         self._origins[key.path] = origin
+        # As in the file, so that one rule holds for both.
         value: Value = None if is_null(text) else text
         if value is not None and not key.is_scalar:
             try:
@@ -146,6 +148,7 @@ def parse_json(text: str) -> Value:
     try:
         parsed: Any = json.loads(
             text,
+            # A number as it was written: 1.10 and 0600 mean something to the server.
             parse_int=str,
             parse_float=str,
             parse_constant=_refuse_constant,
@@ -166,6 +169,7 @@ def _refuse_constant(name: str) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for name, value in pairs:
+        # json.loads() takes the last one, and says nothing.
         if name in entries:
             raise ValueError(f"{name!r} is given twice")
         entries[name] = value
@@ -174,6 +178,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def as_text(value: Any) -> Value:
     """Return what JSON holds as settings have it: true and false are on and off, null is unset."""
+    # The server's words; str() would say True.
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, dict):

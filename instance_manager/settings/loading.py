@@ -61,6 +61,7 @@ def load(text: SettingsText, checks: Iterable[Check] = ()) -> LoadedSettings:
     layers = tuple(_layers(text))
     values, origins = _merge(layers)
     told = [*text.problems, *(problem for layer in layers for problem in layer.problems)]
+    # Problems are collected to the end: people mend them all at once.
     settings, faults = _validate(values)
     found = _run_checks((*CHECKS, *checks), settings, [*told, *faults])
     if problems := [*told, *_locate([*faults, *found], layers, origins)]:
@@ -86,6 +87,7 @@ def _merge(layers: Iterable[Layer]) -> tuple[dict[str, Value], dict[str, Origin]
     values: dict[str, Value] = {}
     origins: dict[str, Origin] = {}
     for layer in layers:
+        # The weakest first: what comes later replaces it.
         values |= layer.values
         origins |= {path: layer.origins[path] for path in layer.values}
     # One password, two ways to give it: the file's key is the stronger one.
@@ -100,6 +102,7 @@ def _locate(
     """Say of each problem where the value was set, down to the item of a list."""
     details: dict[str, Origin] = {}
     for layer in layers:
+        # Items of a list have lines only in the layer whose list counts.
         won = [path for path in layer.values if layer.origins[path] is origins.get(path)]
         details |= {path: it for path, it in layer.origins.items() if _touches(path, won)}
     return [located(problem, details) for problem in problems]

@@ -58,6 +58,7 @@ def _name(text: str) -> str:
 
 
 def _role(text: str) -> str:
+    # initdb and CREATE ROLE refuse such a name (IsReservedName).
     if _name(text).startswith("pg_"):
         raise ValueError(f"must not begin with pg_, which Postgres keeps for itself: {text!r}")
     return text
@@ -85,6 +86,7 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Section(BaseModel):
     """A part of the settings: frozen, and no key but those it names."""
 
+    # defer_build: only what is used is built, and PID 1 starts postgres the sooner.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
@@ -231,6 +233,7 @@ class ShutdownSettings(Section):
 
     smart_seconds: Seconds = 0
     """Seconds for a smart shutdown before a fast one; 0 leaves it out."""
+    # With those of the next rung 25: Kubernetes kills after 30 where nobody says otherwise.
     fast_seconds: Seconds = 20
     """Seconds for a fast shutdown before an immediate one; 0 leaves it out."""
     immediate_seconds: Seconds = 5

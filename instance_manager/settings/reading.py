@@ -27,6 +27,7 @@ def read_text(
             if fault := _file_fault(facts, limit_bytes, secret=secret):
                 raise SettingsError([Problem(key, f"cannot read {what}: {fault}")])
             content = _read_all(descriptor, limit_bytes)
+        # Some editors put a mark before the text.
         return content.decode("utf-8-sig")
     except OSError as err:
         raise SettingsError([Problem(key, f"cannot read {what}: {err.strerror}")]) from err
@@ -37,6 +38,7 @@ def read_text(
 
 @contextmanager
 def _opened(path: Path) -> Generator[int]:
+    # O_NOCTTY: a terminal of this name must not become that of PID 1.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -49,6 +51,7 @@ def _file_fault(facts: os.stat_result, limit_bytes: int, *, secret: bool) -> str
         return "it is a directory"
     if not stat.S_ISREG(facts.st_mode):
         return "it is not a regular file"
+    # Before it is read: the memory of PID 1 is not for whoever fills the file.
     if facts.st_size > limit_bytes:
         return f"it has {facts.st_size} bytes, more than {limit_bytes}"
     if secret and facts.st_mode & (stat.S_IROTH | stat.S_IWOTH):

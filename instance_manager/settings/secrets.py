@@ -30,6 +30,7 @@ def read_secret(path: Path, key: str = "") -> SecretStr:
         SettingsError: the file can't be read, others can read it, or it is empty or no line.
     """
     text = read_text(path, SECRET_LIMIT_BYTES, f"secret file {str(path)!r}", key, secret=True)
+    # Editors and echo(1) end a file with one.
     line = text.rstrip("\r\n")
     if fault := _line_fault(line):
         raise SettingsError([Problem(key, f"cannot use secret file {str(path)!r}: {fault}")])
@@ -54,6 +55,7 @@ def secret_problems(settings: Settings) -> tuple[Problem, ...]:
     for key, path in lines.items():
         try:
             if path is not None:
+                # Read and dropped: this is asked only to tell the problem before anything starts.
                 read_secret(path, key)
         except SettingsError as err:
             problems.extend(err.problems)
@@ -69,4 +71,5 @@ def _key_file_problems(path: Path | None) -> tuple[Problem, ...]:
     except SettingsError as err:
         return err.problems
     empty = f"cannot use secret file {str(path)!r}: it is empty"
+    # Whether it is a key, and of that certificate, the TLS library says when it loads it.
     return () if text.strip() else (Problem(key, empty),)

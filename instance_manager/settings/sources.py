@@ -76,6 +76,7 @@ class SettingsText:
 def located(problem: Problem, origins: Mapping[str, Origin]) -> Problem:
     """Add to *problem* where its path, or the map or list around it, was set."""
     path = problem.path
+    # Upwards: a key that is missing in an item has no place of its own.
     while path and path not in origins:
         path = path.rpartition(".")[0]
     return Problem(problem.path, f"{problem.message} ({origins[path]})") if path else problem

@@ -6,23 +6,34 @@ import re
 
 # What begins so steers the server, its loader, its memory or libraries that it shares with us.
 RESERVED_PREFIXES = (
+    # GLIBC_TUNABLES and MALLOC_* change the allocator of the server (mallopt(3)).
     "GLIBC_",
     "INSTANCE_MANAGER_",
     "KRB5",
+    # Programs that the server starts read and print by them.
     "LC_",
+    # LD_PRELOAD, LD_AUDIT and the like bring code into each process (ld.so(8)).
     "LD_",
     "MALLOC_",
+    # NSS_WRAPPER_* says who an account without a name is.
     "NSS_",
+    # OPENSSL_CONF can name a library to load.
     "OPENSSL_",
+    # PERL5OPT and PERL5LIB bring code into each interpreter.
     "PERL5",
+    # libpq reads them: a standby would connect otherwise than its settings say.
     "PG",
 )
 RESERVED_NAMES = frozenset(
     {
+        # bash(1) runs this file before each script.
         "BASH_ENV",
+        # iconv(3) loads libraries from there.
         "GCONV_PATH",
+        # libpq looks there for passwords and certificates.
         "HOME",
         "LANG",
+        # Other locale data sort otherwise, and indexes on text are wrong then.
         "LOCPATH",
         "PATH",
         "PYTHONSTARTUP",
