@@ -90,13 +90,17 @@ class Accepting:
                 loop.remove_reader(self._listener)
                 loop.call_later(_PAUSE_SECONDS, self._go_on)
                 return
+            # accept(2) does not pass the listener's flag on.
             connection.setblocking(False)
             arriving = Arriving(connection)
+            # Before the handshake: who opens connections and says nothing is bounded as well.
             self._places.take(arriving)
             self._arriving.add(arriving)
+            # Kept, since the loop itself holds a task by a weak reference only.
             arriving.task = loop.create_task(self._let_in(connection, arriving))
 
     async def _let_in(self, connection: socket.socket, arriving: Arriving) -> None:
+        # Asked for each connection, so that a renewed certificate counts for the next one.
         context = self._tls.current if self._tls else None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
 _log: Final = get_logger("instance_manager.api.audit")
+# The safe methods of RFC 9110, 9.2.1: they change nothing that anybody would have to answer for.
 _READINGS: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _REFUSALS: Final = 20
 _WINDOW_SECONDS: Final = 60.0
@@ -33,6 +34,7 @@ _LONGEST_PATH: Final = 200
 
 def audit() -> Middleware:
     """Return the middleware, for one listener; it stands around the one that asks who it is."""
+    # For each listener: a scanner over TCP must not hide a refusal on the unix socket.
     flood = Flood(_REFUSALS, _WINDOW_SECONDS)
 
     @web.middleware
@@ -58,6 +60,7 @@ def _note(request: web.Request, status: int, flood: Flood) -> None:
     actor = caller.name if caller else f"unknown{origin_of(request)}"
     # The path alone: a query may hold anything.
     what = f"{request.method} {request.path[:_LONGEST_PATH]}"
+    # What was accepted is an event already, recorded by who accepted it.
     if status < _BAD:
         _log.info("accepted", request=what, actor=actor, status=status)
         return

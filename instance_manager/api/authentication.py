@@ -122,12 +122,15 @@ class TcpGate:
     def admit(self, request: web.Request, access: Access) -> Caller:
         """Return the caller by what was shown."""
         certificate: Certificate | None = request.get_extra_info("peercert")
+        # A certificate that the TLS library has passed was signed by the authorities of that
+        # context.
         if self._trusts is not None and certificate:
             if self._trusts(request.get_extra_info("sslcontext")):
                 return Caller(f"certificate {subject_of(certificate)!r}{origin_of(request)}")
             # It ends with the answer: on a new one, the authorities of today judge it.
             request.protocol.close()
         token = self._token()
+        # Where something authenticates, nobody reads without it, on loopback neither.
         if token is None and self._loopback and self._trusts is None:
             return self._admit_reader(request, access)
         given = bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
@@ -136,6 +139,8 @@ class TcpGate:
         raise _unauthenticated(wrong=given is not None)
 
     def _admit_reader(self, request: web.Request, access: Access) -> Caller:
+        # DNS rebinding: a page of any site may have its name lead to 127.0.0.1, but its Host stays
+        # that name.
         if not is_loopback_host(request.headers.getall(hdrs.HOST, [])):
             raise RequestError(
                 RequestCode.FORBIDDEN,
@@ -162,6 +167,7 @@ def read_peer(connection: socket.socket) -> Peer:
 
     A peer in more than 256 groups counts by its primary group alone.
     """
+    # The kernel's word: nothing that the peer sends can change it.
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     groups = array("I")
@@ -175,6 +181,7 @@ def read_peer(connection: socket.socket) -> Peer:
 
 def bearer_token(headers: list[str]) -> str | None:
     """Return the token of the one ``Authorization`` header (RFC 6750); None for any other."""
+    # Two might be read otherwise by whatever stands before us.
     if len(headers) != 1:
         return None
     scheme, _, token = headers[0].strip().partition(" ")
@@ -183,6 +190,7 @@ def bearer_token(headers: list[str]) -> str | None:
 
 def is_same_secret(given: str, expected: str) -> bool:
     """Compare in a time that tells neither the content nor the length. Empty is never the same."""
+    # compare_digest() tells the length; two hashes have the same.
     one, other = (sha256(text.encode("utf-8", "surrogateescape")) for text in (given, expected))
     return hmac.compare_digest(one.digest(), other.digest()) and bool(expected)
 
@@ -237,6 +245,7 @@ def authenticate(gate: Gate, access_of: Mapping[web.AbstractRoute, Access]) -> M
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         access = access_of.get(request.match_info.route, Access.READER)
+        # aiohttp answers each request in a task of its own, so that the context is its own too.
         CALLER.set(gate.admit(request, access))
         return await handler(request)
 
@@ -244,6 +253,7 @@ def authenticate(gate: Gate, access_of: Mapping[web.AbstractRoute, Access]) -> M
 
 
 def _unauthenticated(*, wrong: bool) -> RequestError:
+    # RFC 6750, 3: no error code where no credential was sent.
     challenge = 'Bearer realm="instance-manager"' + (', error="invalid_token"' if wrong else "")
     return RequestError(
         RequestCode.UNAUTHENTICATED,

@@ -50,6 +50,7 @@ async def put(request: web.Request) -> web.Response:
     """Put another document into force; with ``?dry_run=true``, only say what that would change."""
     configuration = documents.instance_of(request).configuration
     dry_run = _is_dry_run(request)
+    # Before the body: nothing in it could change this answer.
     if not dry_run and configuration.is_from_file:
         file = _shown(configuration.settings_file)
         raise ConflictError(
@@ -60,6 +61,7 @@ async def put(request: web.Request) -> web.Response:
     current = configuration.document()
     if tags is not None and tag_of(current) not in tags:
         raise _stale(tag_of(current))
+    # With the document that the tag was compared with: the masks are of that one.
     document = unmask_document(await _read(request), current)
     if problems := list(mask_problems(document)):
         errors = [FieldProblem(path=each.path, message=each.message) for each in problems]
@@ -69,6 +71,7 @@ async def put(request: web.Request) -> web.Response:
         return documents.answer(_result(tag, plan, dry_run=True))
     actor = CALLER.get().name
     try:
+        # The tags go along: another change may come while this one is being judged.
         tag, plan = await configuration.put(document, tags, actor)
     except StaleTagError as error:
         raise _stale(tag_of(configuration.document())) from error
@@ -81,6 +84,7 @@ def _shown(file: object) -> str:
 
 def _is_dry_run(request: web.Request) -> bool:
     given = request.query.getall("dry_run", ["false"])
+    # Anything else is refused: a slip in "true" would put the document into force.
     if len(given) == 1 and given[0] in ("true", "false"):
         return given[0] == "true"
     raise RequestError(
@@ -104,6 +108,7 @@ def _tags(request: web.Request, *, required: bool) -> frozenset[str] | None:
                 hint="read the configuration, and send its ETag; or * for whatever there is",
             )
         return None
+    # Several headers of one name are one list (RFC 9110, 5.3).
     text = ",".join(headers)
     if not _TAGS.fullmatch(text):
         raise RequestError(
@@ -125,6 +130,7 @@ def _stale(tag: str) -> RequestError:
 
 async def _read(request: web.Request) -> dict[str, Any]:
     """Return the body, an object; its content is judged with the settings' own rules."""
+    # A document may be as large as a settings file, which other bodies may not.
     body = await documents.read_json(request.clone(client_max_size=LIMIT_BYTES))
     if isinstance(body, dict):
         return cast("dict[str, Any]", body)

@@ -35,6 +35,7 @@ READ_BYTES: Final = 1 << 15
 
 HEADERS: Final = {
     hdrs.SERVER: "instance-manager",  # and no version: scanners need not know it
+    # An answer is true at its moment alone.
     hdrs.CACHE_CONTROL: "no-store",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -82,6 +83,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place."""
+        # Before anything is read: the oldest idle one goes if all places are taken.
         self._places.take(self)
         if hasattr(transport, "max_size"):
             # Of asyncio: it reads a quarter of a megabyte at once, and the parser takes it all.
@@ -98,6 +100,7 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer, as long as somebody takes it."""
         try:
+            # Who asks for much and reads nothing would hold the answer in memory.
             async with asyncio.timeout(ANSWER_SECONDS):
                 finished = await super().finish_response(request, resp, start_time)
                 # What the library has put into the buffer is not sent yet.
@@ -118,6 +121,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what never reached a handler; the connection is closed after it."""
         del message
+        # A second status line within a body would be read as a part of it.
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
             raise ConnectionError("the client is gone, or has the beginning of an answer")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

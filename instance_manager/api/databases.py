@@ -25,6 +25,7 @@ async def show_extensions(request: web.Request) -> web.Response:
     databases = instance.databases()
     known = ", ".join(each.name for each in databases.items) or "none"
     hint = f"the databases are: {known}"
+    # Else the name would seem to be wrong.
     if databases.read_at is None:
         hint = "no database was read yet: they are read once postgres runs"
     raise RequestError(RequestCode.NOT_FOUND, f"there is no database {name!r}", hint=hint)

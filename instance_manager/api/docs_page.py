@@ -58,9 +58,11 @@ def page(document: Mapping[str, Any]) -> str:
 
 def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     for path, item in document["paths"].items():
+        # By name, since a path holds more than its methods, such as parameters.
         for method in _METHODS:
             if method in item:
                 own = {**item[method]}
+                # Those of a path hold for all its methods (OpenAPI, Path Item Object).
                 own["parameters"] = [*item.get("parameters", ()), *own.get("parameters", ())]
                 yield method.upper(), path, own
 
@@ -195,4 +197,5 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _text(text: str) -> str:
     """Return words of a docstring as HTML: what stands in backquotes is code."""
+    # Escaped first, so that no tags are left but ours.
     return _CODE.sub(r"<code>\1</code>", escape(text))

@@ -75,10 +75,13 @@ async def read_json(request: web.Request) -> object:
 
 
 def _require_json(request: web.Request) -> None:
+    # Unpacked, a small body may fill the memory.
     if hdrs.CONTENT_ENCODING in request.headers:
         raise RequestError(
             RequestCode.UNSUPPORTED_MEDIA_TYPE, "the body is compressed: send it as it is"
         )
+    # A web page may send a form to any address (CSRF), but JSON only where the server lets it
+    # (CORS).
     if request.content_type != "application/json":
         raise RequestError(
             RequestCode.UNSUPPORTED_MEDIA_TYPE,
@@ -135,6 +138,7 @@ def _require_text(body: bytes, document: Any) -> None:
 
 
 def _require_shallow(document: Any) -> None:
+    # Level by level, and not recursive: depth is what is not trusted here.
     level = [document]
     for _ in range(_DEEPEST):
         level = [item for one in level for item in _items(one)]

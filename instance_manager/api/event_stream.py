@@ -79,6 +79,7 @@ class Parser:
             raise StreamError(f"a line of more than {_LONGEST_LINE} bytes")
         for raw in lines:
             line = raw.decode("utf-8", "replace")
+            # The standard lets a stream begin with a byte order mark.
             if self._is_first:
                 self._is_first = False
                 line = line.removeprefix("\ufeff")
@@ -97,6 +98,7 @@ class Parser:
             self._data.append(value)
         elif name == "event":
             self._type = value
+        # The standard ignores such an id, which no header could carry back.
         elif name == "id" and "\0" not in value:
             self._last_event_id = value
 
@@ -104,6 +106,7 @@ class Parser:
         """End a message; without data it is none."""
         data, kind = self._data, self._type
         self._data, self._type, self._size = [], "", 0
+        # The standard drops a message without data; its id counts all the same.
         if not data:
             return None
         return Message(kind or MESSAGE, "\n".join(data), self._last_event_id)

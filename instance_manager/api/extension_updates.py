@@ -27,6 +27,7 @@ _UPDATE_SECONDS: Final = 600.0
 async def update(request: web.Request) -> web.Response:
     """Answer with what a rehearsal has shown; or begin the update as an operation."""
     asked = await documents.read(request, UpdateRequest)
+    # A rehearsal changes nothing that must not be done twice.
     claim = None if asked.dry_run else idempotency.claim_of(request, asked)
     # Before the plan: what was done already would be planned otherwise.
     if (known := idempotency.find(request, claim)) is not None:
@@ -66,6 +67,8 @@ async def _begin(
     operation = instance.operations.begin(
         Kind.UPDATE_EXTENSION,
         lambda progress: instance.extension_updates.update(plan, limits, actor, progress),
+        # It takes no turn in the life of the server; what hinders it is an update of the same
+        # extension.
         exclusive=False,
         subject=f"extension {plan.extension!r} of database {plan.database!r}",
         claim=claim,

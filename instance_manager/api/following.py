@@ -94,13 +94,16 @@ def install(application: web.Application) -> None:
 async def follow(request: web.Request) -> web.StreamResponse:
     """Stream the events after ``Last-Event-ID``, or all that are remembered, then what comes."""
     response = web.StreamResponse(
+        # nginx would buffer the stream, and its reader would see nothing for minutes.
         headers={"Content-Type": event_stream.CONTENT_TYPE, "X-Accel-Buffering": "no"}
     )
+    # A HEAD would keep a place for ever, with nothing to send.
     if request.method == "HEAD":
         await response.prepare(request)
         return response
     last = request.headers.get("Last-Event-ID") or None
     streams, events = request.app[STREAMS], documents.instance_of(request).events
+    # Announced before the first look: what happens in between is not missed.
     with streams.place(request) as due, events.announced_to(due.set):
         await response.prepare(request)
         stream = _Stream(response, events, last)
@@ -134,6 +137,7 @@ class _Stream:
         try:
             await self._write(event_stream.render_retry(RETRY_SECONDS))
             while True:
+                # Before the look: what comes during it sets the flag again.
                 due.clear()
                 await self._send()
                 if streams.is_ending:

@@ -40,6 +40,8 @@ def claim_of(request: web.Request, body: BaseModel) -> Claim | None:
             f"{HEADER} is not one key of 1 to {LONGEST_KEY} visible ASCII characters",
             hint="a random UUID is a good one",
         )
+    # The path and the body too: a key that is used for something else is a mistake of the
+    # caller's.
     return Claim(key, f"{request.method} {request.rel_url.raw_path}\n{body.model_dump_json()}")
 
 

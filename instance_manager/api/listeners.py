@@ -78,8 +78,10 @@ def _bound_tcp(address: Address) -> socket.socket:
 def _bound(family: int, where: tuple[object, ...], *, dual: bool = False) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
+        # Connections of the last run in TIME_WAIT would keep the port for a minute.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
+            # Said, since the default is the host's (net.ipv6.bindv6only).
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
         listener.bind(where)
         listener.listen(_BACKLOG)
@@ -95,6 +97,7 @@ def _unix(
 ) -> socket.socket | None:
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # Before the bind: a socket's file that is left can't be told from one that is listened on.
         _hold_lock(path, ends)
         return ends.enter_context(_bound_unix(path, ends, group))
     except OSError as error:
@@ -109,8 +112,10 @@ def _hold_lock(path: Path, ends: ExitStack) -> None:
     Raises:
         OSError: another manager holds it, or the file can't be opened.
     """
+    # O_NOFOLLOW: the directory may belong to somebody who puts a link there.
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     lock = os.open(path.with_name(f"{path.name}.lock"), flags, 0o600)
+    # The kernel drops the lock with the descriptor, however we end.
     ends.callback(os.close, lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,9 +124,12 @@ def _hold_lock(path: Path, ends: ExitStack) -> None:
 
 
 def _bound_unix(path: Path, ends: ExitStack, group: int | None) -> socket.socket:
+    # Nothing else is removed: a wrong path may be somebody's file.
     if path.is_socket():
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # bind(2) makes the file with the umask: to change its mode afterwards would leave a moment for
+    # others.
     before = os.umask(0o117)
     try:
         listener.bind(os.fspath(path))
@@ -132,6 +140,7 @@ def _bound_unix(path: Path, ends: ExitStack, group: int | None) -> socket.socket
         os.umask(before)
     ends.callback(lambda: path.unlink(missing_ok=True))
     if group is not None:
+        # Before listen(2): until then connect(2) is refused, to everybody.
         os.chown(path, -1, group)
     listener.listen(_BACKLOG)
     listener.setblocking(False)

@@ -240,6 +240,7 @@ def _used() -> Iterator[tuple[type[BaseModel], str]]:
 
 @cache
 def _generated() -> tuple[Mapping[Any, Any], dict[str, Any]]:
+    # All at once, so that a model that several use is defined once.
     used: Any = list(dict.fromkeys(_used()))
     references, whole = models_json_schema(used, ref_template=_REF)
     return references, whole["$defs"]

@@ -38,6 +38,7 @@ async def cancel(request: web.Request) -> web.Response:
     operation = _find(request)
     who = CALLER.get().name
     instance = documents.instance_of(request)
+    # First: what can't be cancelled is refused here, and is no event.
     instance.operations.cancel(operation.id, f"by {who}")
     instance.events.record(
         "CancelRequested",
@@ -55,6 +56,7 @@ async def accept(request: web.Request, operation_id: str) -> web.Response:
     say where it is found.
     """
     seconds = preferred_wait(request.headers.getall("Prefer", []))
+    # Also without a wish to wait: a verb that has nothing to do has finished by then.
     operation = await documents.instance_of(request).operations.wait(operation_id, seconds or 0)
     return documents.answer(
         document_of(operation),

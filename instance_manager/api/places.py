@@ -11,6 +11,7 @@ import resource
 from typing import Final, Protocol
 
 _MOST: Final = 1024
+# Where descriptors are few, a listener that takes nobody would be of no use.
 _FEWEST: Final = 32
 _RESERVED: Final = 256
 """Descriptors that connections never get."""
@@ -37,6 +38,7 @@ def fair_share(descriptors: int) -> int:
 
 def descriptors() -> int:
     """Return how many descriptors this process may have."""
+    # The soft limit is the one that open(2) meets.
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _RESERVED + _MOST * _LISTENERS if soft == resource.RLIM_INFINITY else soft
 
@@ -58,6 +60,7 @@ class Places:
         if len(self._guests) >= self._limit:
             idle = (one for one in self._guests if one.is_idle)
             goes = next(idle, None) or next(iter(self._guests))
+            # At once: the connection itself is lost in a later turn of the loop only.
             self.leave(goes)
             goes.abort()
         self._guests[guest] = None

@@ -91,6 +91,7 @@ async def _begin(
     claim = idempotency.claim_of(request, body)
     if (known := idempotency.find(request, claim)) is not None:
         return await accept(request, known.id)
+    # Refused where another one runs, by an error; then nothing is recorded as requested.
     operation = instance.operations.begin(kind, action, exclusive=exclusive, claim=claim)
     instance.events.record(
         f"{kind.capitalize()}Requested",

@@ -38,6 +38,8 @@ _NAMES: Final = {
 """The probe behind each path, and what it calls itself."""
 
 _LONGEST_BYTES: Final = 2048
+# As strict as the stack behind, or stricter: what does not fit is handed over to it, never
+# refused.
 _REQUEST: Final = re.compile(
     rb"GET (/[a-z]+)(\?verbose)? HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n){1,24})\r\n"
@@ -126,12 +128,14 @@ class Front:
     def _take(self, connection: socket.socket) -> None:
         """Answer what is there already; adopt the connection where there is more to it."""
         try:
+            # No bytes are the end of what the peer sends; nothing yet is a BlockingIOError.
             data = connection.recv(_LONGEST_BYTES)
         except BlockingIOError:
             self._adopt(connection, b"")
             return
         except OSError:
             data = b""
+        # One that is to be kept needs a transport.
         answer = self.answer(data) if is_last(data) else None
         if data and answer is None:
             self._adopt(connection, data)
@@ -144,6 +148,7 @@ class Front:
 
     def _adopt(self, connection: socket.socket, first: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self._adopted(connection, first))
+        # Kept, since the loop itself holds a task by a weak reference only.
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
@@ -165,6 +170,7 @@ class Front:
         verdict = PROBES[name](self._instance.facts())
         body = "ok\n"
         if found[2] or not verdict.ok:
+            # This listener is open to everybody.
             body = describe(shown_as, verdict, (), withhold=True)
         is_kept = not is_last(found[3])
         answer = (
@@ -180,6 +186,7 @@ class Front:
 
     def _now(self) -> str:
         second = int(time())
+        # Once a second, which is as fine as the header is.
         if self._date[0] != second:
             self._date = second, formatdate(second, usegmt=True)
         return self._date[1]
@@ -202,6 +209,7 @@ class ProbeConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a request."""
         self._transport = cast("asyncio.Transport", transport)
+        # It was on its way in when serving ended.
         if self._front.is_closed:
             self.close()
             return
@@ -213,6 +221,7 @@ class ProbeConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer, or hand over."""
+        # In pieces it is no whole request, and the stack behind waits for the rest of it.
         answer = self._front.answer(data)
         if answer is None:
             self._hand_over(data)
@@ -221,6 +230,7 @@ class ProbeConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         transport.write(answer[0])
+        # Who asks again and again and reads nothing fills our memory.
         if not answer[1] or transport.get_write_buffer_size() > _UNREAD_BYTES:
             self.close()
         else:
@@ -258,6 +268,7 @@ class ProbeConnection(asyncio.Protocol):
             return
         behind = self._front.behind()
         transport.set_protocol(behind)
+        # By hand: set_protocol() tells the new protocol nothing.
         behind.connection_made(transport)
         behind.data_received(data)
 

@@ -65,6 +65,8 @@ def describe(name: str, verdict: Verdict, excluded: Collection[str], *, withhold
     unknown = sorted(set(excluded) - {check.name for check in verdict.checks})
     if unknown:
         names = ", ".join(f'"{one}"' for one in unknown)
+        # As the API server of Kubernetes warns: a slip in a name would leave a check in the
+        # verdict.
         lines.append(f"warn: some health checks cannot be excluded: no matches for {names}")
     failed = any(not check.ok and check.name not in excluded for check in verdict.checks)
     lines.append(f"{name} check {'failed' if failed else 'passed'}")
@@ -100,6 +102,7 @@ def _select(verdict: Verdict, request: web.Request) -> Verdict:
 
 def _line(check: Check, excluded: Collection[str], *, withhold: bool) -> str:
     if check.name in excluded:
+        # In the words of the API server of Kubernetes, which tools know.
         return f"[+]{check.name} excluded: ok"
     if check.ok:
         return f"[+]{check.name} ok"

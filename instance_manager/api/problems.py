@@ -120,6 +120,7 @@ def problem_of(
         status=STATUSES.get(code, 500),
         detail=detail,
         code=code,
+        # Absent in the document, and not an empty text.
         hint=hint or None,
         errors=None if errors is None else tuple(errors),
         operation=operation,
@@ -181,5 +182,6 @@ def _answer_http(request: web.Request, error: web.HTTPException) -> web.Response
         RequestCode.METHOD_NOT_ALLOWED: f"{request.path!r} does not know {request.method}",
         RequestCode.TOO_LARGE: f"the body is larger than {request.client_max_size} bytes",
     }
+    # RFC 9110, 15.5.6: a 405 must say which methods there are.
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return answer(problem_of(code, details.get(code, HTTPStatus(error.status).phrase)), headers)

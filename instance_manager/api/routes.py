@@ -96,6 +96,7 @@ def add_routes(
         # The router gives the last resource again for the same path, so that rows which follow
         # each other share it, and a wrong method is told all the right ones.
         resource = router.add_resource(route.path)
+        # RFC 9110, 9.1: a server must support both.
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             access_of[resource.add_route(method, route.handler)] = route.access
     return access_of

@@ -22,6 +22,7 @@ class Contexts:
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.current = context
+        # Weak, since a context lives as long as the last connection that was made with it.
         self._trusted: WeakSet[ssl.SSLContext] = WeakSet((context,))
         self._changed = asyncio.Event()
 
