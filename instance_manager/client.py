@@ -207,6 +207,8 @@ class Client(OperationCalls):
         """
         if not is_address(url):
             raise ValueError(f"not an address: {url!r}; use http://HOST:PORT or https://HOST:PORT")
+        # Sent so, it would be another token, or no header at all: the answer would only say that
+        # it is wrong.
         if token is not None and not (token and token == token.strip() and token.isprintable()):
             raise ValueError(
                 "the token is empty, or has white space around it or control characters"
@@ -263,6 +265,7 @@ class Client(OperationCalls):
     async def configuration(self) -> tuple[ConfigurationDocument, str]:
         """Return the configuration document in force, secrets masked, and its tag."""
         content, headers = await self._transport.exchange("GET", "/v1/configuration")
+        # Without the quotes, as the models have it; they are put back when it is sent.
         return parsed(content, ConfigurationDocument), headers.get("ETag", "").strip('"')
 
     async def put_configuration(
@@ -310,6 +313,8 @@ class Client(OperationCalls):
         Raises:
             ClientError: the first connection can't be made, or a later one is refused for good.
         """
+        # An asynchronous generator that is left early is closed by the garbage collector, some
+        # time later.
         async with aclosing(follow(self._transport.stream, last_event_id, _passes)) as messages:
             async for message in messages:
                 data = message.data.encode()
@@ -347,6 +352,7 @@ class Client(OperationCalls):
         """Return the answer of ``livez``, ``startupz`` or ``readyz``; a bad one is no error."""
         path = path_of(name, check) if check else path_of(name)
         query = urlencode([("exclude", one) for one in exclude])
+        # A failed probe is 503, with the report that was asked for.
         answer = await self._ask("GET", f"{path}?{query}", ok=OK | {_UNAVAILABLE})
         return parsed(answer, ProbeReport)
 

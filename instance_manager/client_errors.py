@@ -69,6 +69,7 @@ def error_of(status: int, content: bytes, target: str) -> ClientError:
     try:
         problem = Problem.model_validate_json(content)
     except ValidationError:
+        # A proxy's page of HTML, or another server on that port.
         return UnreachableError(f"cannot read the answer of {target!r}: HTTP status {status}")
     return _ERRORS.get(status, AnswerError)(problem)
 

@@ -55,6 +55,7 @@ class OperationCalls:
 
         With *ignore_inventory*, this once whatever databases need by the last inventory.
         """
+        # Left out where it says nothing: an older server refuses a field that it does not know.
         body = StartRequest(ignore_inventory=True) if ignore_inventory else None
         return await self._operate(
             "POST", "/v1/postgres/start", body, wait_seconds, idempotency_key
@@ -163,6 +164,7 @@ class OperationCalls:
         rest = wait_seconds - first
         if operation.finished or rest <= 0:
             return operation
+        # The verb is not sent again: that would begin another operation.
         return await self.operation(operation.id, wait_seconds=rest)
 
     async def _wait_on(self, path: str, seconds: float) -> Operation:
@@ -170,6 +172,7 @@ class OperationCalls:
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         while True:
+            # By the clock, since each request may take longer than it asked to wait.
             wait = min(max(end - clock(), 0), LONGEST_WAIT_SECONDS)
             operation = parsed(await self._ask("GET", path, wait=wait), Operation)
             if operation.finished or clock() >= end:

@@ -24,7 +24,9 @@ def client_context(
         OSError: a file can't be read, or is not what it should be (``ssl.SSLError``); it is named.
     """
     with _naming(ca_file):
+        # With a file, the system's authorities are not trusted beside it.
         context = ssl.create_default_context(cafile=ca_file)
+    # The server speaks nothing older.
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if certificate is not None:
         with _naming(*certificate):

@@ -44,7 +44,10 @@ class Transport:
     def open(self) -> None:
         """Begin a session; it connects when it is first used."""
         self._session = aiohttp.ClientSession(
-            connector=self._connector(), headers=self._headers, raise_for_status=False
+            # Made here, since a connector binds itself to the loop that runs.
+            connector=self._connector(),
+            headers=self._headers,
+            raise_for_status=False,
         )
 
     async def close(self) -> None:
@@ -74,8 +77,11 @@ class Transport:
         try:
             async with session.request(
                 method,
+                # As it is: the library would quote it anew, in its own way.
                 URL(self._base + path, encoded=True),
                 headers=sent,
+                # null means the same as absent here, and older servers refuse a field that they
+                # don't know.
                 data=body.model_dump_json(exclude_none=True).encode() if body else None,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS + wait),
                 allow_redirects=False,
@@ -92,7 +98,10 @@ class Transport:
         headers = {"Accept": event_stream.CONTENT_TYPE} | ({"Last-Event-ID": last} if last else {})
         parser = event_stream.Parser(last or "")
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS
+            # A stream has no end to wait for; its silence has.
+            total=None,
+            sock_connect=TIMEOUT_SECONDS,
+            sock_read=SILENCE_SECONDS,
         )
         try:
             async with self._opened().get(
@@ -115,6 +124,7 @@ class Transport:
         return self._session
 
     def _unreachable(self, error: Exception) -> UnreachableError:
+        # aiohttp wraps the error of the system, whose words are the plain ones.
         refused = getattr(error, "os_error", None)
         reason = (refused and refused.strerror) or str(error) or "no answer in time"
         return UnreachableError(f"cannot reach {self._target!r}: {reason}", hint=_hint_for(error))

@@ -37,12 +37,18 @@ async def follow(
         try:
             async with aclosing(connect(last)) as messages:
                 async for message in messages:
+                    # A message proves that the way works: the next cut is a new one.
                     is_first, pause = False, _FIRST_PAUSE_SECONDS
+                    # END and what a newer server may send are no news for the caller.
                     if message.type in {event_stream.MESSAGE, event_stream.MISSED}:
                         last = message.last_event_id or last
                         yield message
         except InstanceManagerError as error:
+            # A wrong address or token is told at once; later, a new start of the manager is waited
+            # for.
             if is_first or not may_pass(error):
                 raise
+        # Also after a stream that ended in order: a server that ends each one must not be asked
+        # without pause.
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
