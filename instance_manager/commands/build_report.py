@@ -21,6 +21,7 @@ def render(summary: Summary, style: Style) -> Iterator[str]:
     """Yield the lines."""
     compressed = summary.compressed_bytes
     sizes = size(summary.size_bytes)
+    # A directory has no layer.
     if compressed is not None:
         sizes = f"{sizes}, {size(compressed)} compressed"
     title = f"{summary.name} {summary.version}"

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Examine, print what was found, and return the verdict."""
     settings = loading.load(options)
+    # hash_contents: there is time here, and scripts are read with the contents.
     examined = examining.examine(settings, options.extensions_root, hash_contents=True)
     if options.output == "json":
         print(json.dumps(_document(examined), indent=2))
+        # The exit code is the data directory's then: why is told beside the document.
         if examined.problem is not None and not _has_error(examined):
             print(f"data directory: {examined.problem.message}", file=sys.stderr)
             print(f"  {examined.problem.hint}", file=sys.stderr)
@@ -42,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _exit_code(examined: Examined) -> int:
+    # The volumes first, since run judges them before it opens the data directory.
     if _has_error(examined):
         return Exit.PREFLIGHT
     return Exit.DONE if examined.problem is None else examined.problem.exit_code
@@ -54,6 +57,7 @@ def _has_error(examined: Examined) -> bool:
 def _document(examined: Examined) -> dict[str, Any]:
     """Return the report of the API without what runs, and what only a look from outside shows."""
     return {
+        # No server is asked, so that an empty one would say something that is not known.
         **examined.report.model_dump(mode="json", exclude={"running"}),
         "refusal": _failure(examined.refusal),
         "data_directory": {

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the script."""
     parser: argparse.ArgumentParser = options.whole_parser()
     for action in _actions(parser):
+        # The help's own word, so that no option has to say twice what it takes.
         if action.metavar in _KINDS:
             # Where shtab looks for it.
             vars(action)["complete"] = _KINDS[action.metavar]

@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
         case "env":
             print("\n".join(as_shell(composed)))
         case _:
+            # What is composed stands last, and wins.
             parameters = {**examined.examination.parameters, **as_parameters(composed)}
             print("\n".join(rendering.render_lines(parameters)))
     return Exit.DONE
@@ -44,6 +45,7 @@ def as_parameters(composed: Composed) -> Mapping[str, str]:
 
 def as_shell(composed: Composed) -> Iterator[str]:
     """Yield the environment as lines that a POSIX shell can evaluate."""
+    # PATH last: no volume may set it, and what is composed is meant.
     variables = {**composed.env, "PATH": composed.path}
     if composed.ld_library_path:
         variables["LD_LIBRARY_PATH"] = composed.ld_library_path
@@ -52,4 +54,5 @@ def as_shell(composed: Composed) -> Iterator[str]:
             # postgres would get it from run; no shell can set it.
             print(f"left out: no shell takes {name!r} for a variable", file=sys.stderr)
             continue
+        # Quoted, since the lines are evaluated: a value is a volume's own text.
         yield f"export {name}={shlex.quote(value)}"

@@ -53,6 +53,7 @@ def shown(settings: Settings) -> dict[str, Any]:
     """Return the value of each key as JSON has it, secrets masked."""
     dumped = settings.model_dump(mode="json", by_alias=True)
     values = {key: _at(dumped, key) for key in (*known_keys(), *KEYLESS)}
+    # As over HTTP, by the same rules.
     masked = mask_document(document_of(settings))
     values |= {path: masked[name] for name, path in KEYS.items()}
     if attrgetter("bootstrap.superuser_password")(settings) is not None:

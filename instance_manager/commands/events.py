@@ -38,6 +38,7 @@ async def _follow(socket: Path, is_json: bool) -> None:
     async with Client.unix(socket) as client, aclosing(client.follow_events()) as stream:
         async for one in stream:
             if isinstance(one, StreamNotice):
+                # Not among the events: who reads them from a pipe would take it for one.
                 print(f"instance-manager: {one.reason}", file=sys.stderr, flush=True)
             else:
                 # At once: whoever reads a pipe waits for it.

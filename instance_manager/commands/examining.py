@@ -70,6 +70,7 @@ def examine(
         SettingsError: there is no server to look for.
         StartError: its program does not run.
     """
+    # Standard output is the answer's.
     with log.beside_an_answer():
         return _examine(settings, extensions_root, hash_contents=hash_contents)
 
@@ -77,6 +78,7 @@ def examine(
 def _examine(settings: Settings, extensions_root: str | None, *, hash_contents: bool) -> Examined:
     tools = process.tool_environment(os.environ)
     server, version = find_server(settings)
+    # As run gives it to postgres: there is a PATH also where we were given none.
     given = scan.Server(server, Base(tools["PATH"], os.environ.get("LD_LIBRARY_PATH", "")))
     root = Path(extensions_root) if extensions_root else None
     examination = asyncio.run(_look(settings, given, root))
@@ -93,6 +95,8 @@ def _examine(settings: Settings, extensions_root: str | None, *, hash_contents: 
             examination.report,
             settings,
             server.libraries,
+            # A standby loads no library of an extension while it replays; run does not refuse it
+            # either.
             ignore_inventory=_is_replaying(directory),
         ),
         directory=directory,
@@ -123,6 +127,7 @@ def _with_needs(
     try:
         known = inventory.load(files, settings.instance.name or socket.gethostname())
     except inventory.UnusableInventoryError as error:
+        # run goes on without it, too.
         print(f"instance-manager: {error}", file=sys.stderr)
         return report
     offered = offers(settings, server)
@@ -148,6 +153,7 @@ async def _look(settings: Settings, server: scan.Server, root: Path | None) -> E
     look = Look(scan.look(settings, root, server.facts), settings, server)
     with Children() as children:
         tracer = Tracer(children, Path(server.facts.program), time.monotonic)
+        # Without a deadline: nobody waits here for a first connection.
         examination, _ = await prove(tracer, look, math.inf, Serial())
     return scan.timed(examination, time.monotonic() - begun)
 
@@ -158,6 +164,7 @@ def _look_at(
     """Return what is wrong with a data directory, and whether there is no cluster in it."""
     files, is_new = data_directory.OurFiles(directory), False
     try:
+        # What a broken initialisation left is no cluster: a start takes it away and makes one.
         if files.marker.exists():
             is_new = True
             data_directory.require_no_data_nearby(directory)  # the rest is taken back by a start

@@ -43,6 +43,7 @@ _MOST_VERSIONS: Final = 6
 def run(options: argparse.Namespace) -> int:
     """Do what the group was asked for, and return the verdict."""
     if options.action == "build":
+        # Each with its own imports: building needs what inspecting does not.
         from instance_manager.commands import extension_build
 
         return extension_build.run(options)
@@ -88,6 +89,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def _directory(path: str) -> Path:
     directory = Path(path).absolute()
     try:
+        # To be able to list it is what the look needs; to be there is not enough.
         os.scandir(directory).close()
     except OSError as error:
         raise UsageError(
@@ -117,6 +119,8 @@ def _server(options: argparse.Namespace) -> tuple[ServerFacts | None, str | None
     try:
         facts, version = examining.find_server(settings)
     except (SettingsError, StartError):
+        # A server that was named is meant; one that is only usual may be absent where authors
+        # work.
         if settings.postgres.bin_directory is not None:
             raise
         return None, None
@@ -157,6 +161,7 @@ def _volume_lines(
         yield from style.table(rows, indent=4)
     if volume.libraries:
         yield from style.lines("", "libraries", indent=2)
+        # Links to a library are the same file, and would triple the list.
         files = [one for one in volume.libraries if one.link_to is None]
         yield from style.table([(one.path, _library(one)) for one in files], indent=4)
     yield from findings.lines(volume.findings, volume.name)

@@ -35,6 +35,7 @@ _EPOCH: Final = "SOURCE_DATE_EPOCH"
 
 def run(options: argparse.Namespace) -> int:
     """Build the image, print what came of it, and return the exit code."""
+    # Before signals are caught: what can't be asked for ends as any command does.
     request = request_of(options)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # What nohup(1) has ignored stays so.
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """End at once, wherever we are: what is half done is cleared away on the way out."""
+    # asyncio.run() cancels the work at this, so that everything is cleared away.
     raise KeyboardInterrupt
 
 
@@ -60,6 +62,7 @@ async def _build(request: Request) -> Summary:
 
 
 def _tell(doing: str) -> None:
+    # For people who wait; a log has the summary.
     if sys.stderr.isatty():
         print(f"instance-manager: {doing}", file=sys.stderr, flush=True)
 
@@ -121,6 +124,7 @@ def _target(text: str) -> Target:
     form, colon, path = text.partition(":")
     if not colon:
         form, path = Form.LAYOUT, text
+    # A path without a last part names no file that could be replaced.
     if form not in set(Form) or not path or Path(path).name in {"", ".."}:
         raise UsageError(
             f"cannot write to --output {text!r}",
@@ -151,6 +155,7 @@ def pair(option: str, text: str) -> tuple[str, str]:
 
 
 def _epoch() -> int | None:
+    # reproducible-builds.org: whoever sets it decides on all times in the result.
     text = os.environ.get(_EPOCH, "")
     if not text:
         return None

@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     with log.beside_an_answer():
         images = asyncio.run(_describe(options.sources, registry))
+    # The manager would refuse such a catalogue.
     _require_distinct(images)
     document = (
         catalogue_forms.operator_form(options.name, images, servers)
@@ -94,5 +95,6 @@ def _require_distinct(images: Sequence[CatalogueImage]) -> None:
 
 def _yaml(document: dict[str, Any]) -> str:
     dump: Any = yaml.safe_dump  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    # A width that no line reaches: digests and references stay whole, for grep(1).
     text: str = dump(document, sort_keys=False, allow_unicode=False, width=1000)
     return text

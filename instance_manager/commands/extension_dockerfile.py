@@ -79,6 +79,7 @@ def _checked(option: str, text: str, form: re.Pattern[str]) -> str:
 
 
 def _line(option: str, text: str) -> str:
+    # A line's end would begin an instruction of its own.
     if not text.isprintable():
         raise UsageError(f"cannot use {option} {text!r}: it must be one line")
     return text

@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
             signal.signal(number, _interrupt)
     # Another account is to read what is unpacked.
     os.umask(_READABLE)
+    # Before the loop: a fork takes only the thread that calls it along.
     with keeping() as keeper, log.beside_an_answer():
         results = asyncio.run(_test(request, keeper))
     if options.output == "json":
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
 def exit_code(results: tuple[Result, ...]) -> int:
     """Return the worst that came of the images."""
     verdicts = {one.verdict for one in results}
+    # Bad before refused: a test has shown it, where the preflight only foresees.
     if Verdict.BAD in verdicts:
         return Exit.FAILED
     return Exit.PREFLIGHT if Verdict.REFUSED in verdicts else Exit.DONE

@@ -34,6 +34,7 @@ class Place(NamedTuple):
         file = ("--config", self.config) if self.config else ()
         # No other override is repeated: it may be a secret, and says nothing of the way there.
         override = ("--set", f"control.socket={self.socket}") if self.is_overridden else ()
+        # Quoted, so that a path with blanks can be copied as well.
         return shlex.join(("instance-manager", *file, word, *override))
 
     def curl(self, path: str, *options: str) -> str:

@@ -67,6 +67,7 @@ class _Errand:
     async def done(self) -> Operation:
         """Ask for the operation, and return it finished, or as it is when the time is up."""
         clock = asyncio.get_running_loop().time
+        # From before the request: a manager that is slow to answer takes from the same time.
         end = clock() + self._options.timeout
         waiting = Waiting(self._options.command, sys.stderr, os.environ)
         async with Client.unix(self._place.socket) as client, waiting:
@@ -74,6 +75,7 @@ class _Errand:
             operation = self.operation = await self._begin(client)
             waiting.note(doing(operation))
             while not operation.finished and clock() < end:
+                # A short wait each time: what it is at is told while it lasts.
                 operation = await client.operation(operation.id, wait_seconds=_ASK_SECONDS)
                 self.operation = operation
                 if not operation.finished:

@@ -116,6 +116,7 @@ def _loaded(options: argparse.Namespace, only: str) -> Settings:
     overrides = {only: node} if isinstance(node, str) else {}
     if variable in os.environ:
         overrides[only] = os.environ[variable]
+    # The command line last: it is the strongest of the three.
     overrides |= {key: value for key, value in _overrides_of(options).items() if key == only}
     return pure_load(SettingsText(command_line=overrides)).settings
 

@@ -45,8 +45,10 @@ def metadata_of(options: argparse.Namespace) -> dict[str, object]:
         **_paths(options.path),
     }
     document = {name: value for name, value in fields.items() if value}
+    # By the manager's own reader: two sets of rules would part sooner or later.
     parsed = parse(json.dumps(document).encode())
     shown = dict(parsed.metadata.provenance)
+    # The reader leaves such text out in silence, since it only shows it.
     odd = [name for name in ("source", "revision") if name in document and name not in shown]
     problems = [*parsed.problems, *(f"{name}: must be short text on one line" for name in odd)]
     if problems:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Print the document, byte for byte as it is served."""
     del options
+    # Bytes: a terminal's encoding must not change the document.
     sys.stdout.buffer.write(served())
     sys.stdout.buffer.flush()
     return Exit.DONE

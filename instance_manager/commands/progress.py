@@ -53,12 +53,15 @@ class Waiting:
     ) -> None:
         if self._ticking is not None:
             self._ticking.cancel()
+            # Waited for, so that it draws nothing after the line is erased; wait() raises nothing
+            # of the task's.
             await asyncio.wait({self._ticking})
         if self._is_shown:
             self._write(_ERASE)
 
     def tell(self, text: str) -> None:
         """Say what is waited for from now on; the same as before is said once."""
+        # Lines in a log would repeat each second.
         if text == self._text:
             return
         self._text = text

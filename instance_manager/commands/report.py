@@ -58,6 +58,7 @@ class Findings:
         for (_, code, hint), found in groupby(sorted(findings, key=_order), _group):
             group = list(found)
             yield from self._messages(group, volume, indent)
+            # One code may have several ways out.
             is_known = (code, hint) in self._explained
             if group[0].severity is Severity.ERROR or not is_known:
                 self._explained.add((code, hint))

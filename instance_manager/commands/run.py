@@ -22,8 +22,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         load = loading.loader(options)
         surroundings = survey(load, dict(os.environ))
+        # After they are read, and before anything inherits the environment.
         forget_secrets(os.environ)
         return run_manager(surroundings)
     except InstanceManagerError as error:
+        # Kubernetes shows this file as the reason why the container ended.
         termination_log.write(error)
         raise

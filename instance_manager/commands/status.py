@@ -44,6 +44,7 @@ async def _ask(socket: Path) -> tuple[Status, ExtensionsReport]:
 
 def is_ready(status: Status) -> bool:
     """Whether the condition ``Ready`` holds."""
+    # The same condition as the probe's, so that scripts and load balancers agree.
     return any(one.type == "Ready" and one.status == "True" for one in status.conditions)
 
 

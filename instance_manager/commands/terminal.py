@@ -24,6 +24,7 @@ def style_of(stream: TextIO, environment: Mapping[str, str]) -> Style:
     Lines are broken and colours used on a terminal only, and no colours where ``NO_COLOR`` is set
     to something (no-color.org) or the terminal has none.
     """
+    # With another encoding, one sign that it lacks would end the command with an error.
     is_plain = (stream.encoding or "ascii").lower().replace("-", "") != "utf8"
     if not stream.isatty():
         return Style(ascii=is_plain)
@@ -40,6 +41,8 @@ def can_redraw(stream: TextIO, environment: Mapping[str, str]) -> bool:
 def columns_of(stream: TextIO) -> int:
     """Return how wide the terminal *stream* is now: people make windows narrower meanwhile."""
     try:
+        # Of this stream: shutil's function asks standard output, and COLUMNS, which follows no
+        # window.
         return os.get_terminal_size(stream.fileno()).columns or _USUAL
     except OSError:
         return _USUAL

@@ -66,6 +66,7 @@ class Style(NamedTuple):
         )
         for number, line in enumerate(wrapper.wrap(whole) or [""]):
             start = blanks + label
+            # Painted after it was broken: escapes would count as columns.
             is_first = number == 0 and line.startswith(start)
             yield blanks + self.paint(label, colour) + line[len(start) :] if is_first else line
 
@@ -154,6 +155,7 @@ def width_of(text: str) -> int:
 
 
 def _columns(char: str) -> int:
+    # It is drawn over the sign before it.
     if unicodedata.combining(char):
         return 0
     return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1
