@@ -109,11 +109,14 @@ class Child:
 
     async def wait(self) -> ExitStatus:
         """Return the exit status once the process has ended. Any number may wait."""
+        # Shielded: one waiter that is cancelled would cancel the future under all the others.
         return await asyncio.shield(self._ended)
 
     def signal(self, number: int) -> None:
         """Send a signal; without effect if the process has ended."""
         if not self._ended.done():
+            # No error is possible: until it is reaped, a process that has ended keeps its pid as
+            # a zombie.
             os.kill(self.pid, number)
 
     def signal_group(self, number: int) -> None:
@@ -143,6 +146,7 @@ class Children:
 
     def __enter__(self) -> Self:
         close_inherited_descriptors()
+        # Before anything is started: the orphans of a child that ends early are ours, too.
         become_subreaper()
         signals.catch(signal.SIGCHLD, self._reap)
         # Children of a program that this process was before exec may have ended already.
@@ -188,6 +192,8 @@ class Children:
         actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
         for number, descriptor in enumerate(streams):
             if descriptor is None:
+                # Never closed: the first file that the program opens would become its standard
+                # stream.
                 mode = os.O_RDONLY if number == 0 else os.O_WRONLY
                 actions.append((os.POSIX_SPAWN_OPEN, number, os.devnull, mode, 0))
             else:
@@ -200,7 +206,11 @@ class Children:
                 argv,
                 environment,
                 file_actions=actions,
+                # A group of its own: what the program starts in it is ended with it, by one
+                # killpg(2).
                 setpgroup=0,
+                # A mask is inherited over exec, and the entrypoint has blocked the signals to
+                # end.
                 setsigmask=(),
                 setsigdef=_RESET_SIGNALS,
             )
@@ -209,6 +219,7 @@ class Children:
                 f"cannot start {name}: {argv[0]!r}: {error.strerror}",
                 hint="check that the file exists and may be executed by this user",
             ) from error
+        # Nothing is awaited since the start, so the handler of SIGCHLD finds the pid registered.
         ended = asyncio.get_running_loop().create_future()
         child = Child(name, pid, ended)
         self._living[pid] = child, ended
@@ -219,12 +230,16 @@ class Children:
 
         However often it is cancelled, the child has ended when this returns.
         """
+        # Before the signal: who reaps it kills then what is left of its group.
         child.is_to_end = True
         child.signal_group(signal.SIGTERM)
         grace = self._grace_seconds if grace_seconds is None else grace_seconds
         loop = asyncio.get_running_loop()
         kill = loop.call_at(
-            min(loop.time() + grace, self._kill_at), child.signal_group, signal.SIGKILL
+            # The sooner of both: a stop has one budget, whatever grace each tool would have.
+            min(loop.time() + grace, self._kill_at),
+            child.signal_group,
+            signal.SIGKILL,
         )
         try:
             return await undisturbed(child.wait())
@@ -239,6 +254,7 @@ class Children:
         loop = asyncio.get_running_loop()
         self._kill_at = loop.time() + seconds
         for child, _ in self._living.values():
+            # An infinite one only takes the limit off for what begins later.
             if child.is_to_end and seconds < math.inf:
                 loop.call_at(self._kill_at, child.signal_group, signal.SIGKILL)
 
@@ -263,6 +279,8 @@ class Children:
             UnresponsiveError: it did not end within the deadline.
         """
         with contextlib.ExitStack() as ends:
+            # Closed right after the start: while we have a writing end, the end of output never
+            # comes.
             with contextlib.ExitStack() as theirs:
                 output, output_end = _reading_pipe(ends, theirs)
                 errors, errors_end = _reading_pipe(ends, theirs)
@@ -295,6 +313,7 @@ class Children:
         self, child: Child, readers: Sequence[asyncio.Task[str]], grace_seconds: float | None
     ) -> list[str]:
         """End what is left of a tool; return what its streams have carried."""
+        # One that was reaped gets no signal any more: its number may be another group's by now.
         await self.end(child, grace_seconds)
         for reader in readers:
             reader.cancel()
@@ -365,9 +384,11 @@ async def read_to_end(descriptor: int, limit_bytes: int = _OUTPUT_LIMIT_BYTES) -
 
     def readable() -> None:
         try:
+            # As much as a pipe holds by default, pipe(7).
             part = os.read(descriptor, 65536)
         except BlockingIOError:
             return
+        # Read on beyond the limit: a tool would wait for ever for room in a pipe that is full.
         parts.extend(part[: max(0, limit_bytes - len(parts))])
         if not part and not finished.done():
             finished.set_result(None)
@@ -383,7 +404,9 @@ async def read_to_end(descriptor: int, limit_bytes: int = _OUTPUT_LIMIT_BYTES) -
 
 def _reading_pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
     """Return a pipe's reading end, non-blocking and closed with *ours*, and its writing end."""
+    # Close-on-exec: another child that is started meanwhile would keep the pipe open.
     reading, writing = os.pipe2(os.O_CLOEXEC)
+    # This end only, which has a flag of its own: the tool's writes block, as tools expect.
     os.set_blocking(reading, False)
     ours.callback(os.close, reading)
     theirs.callback(os.close, writing)

@@ -30,6 +30,7 @@ async def ended(tasks: Collection[asyncio.Task[T]]) -> None:
     cancelled = False
     while left := [task for task in tasks if not task.done()]:
         try:
+            # Unlike gather() and wait_for(), it cancels none of the tasks with the one who waits.
             await asyncio.wait(left)
         except asyncio.CancelledError:
             cancelled = True
@@ -37,4 +38,5 @@ async def ended(tasks: Collection[asyncio.Task[T]]) -> None:
         for task in tasks:
             # Asked for, so that an error which nobody waits for any more is no warning.
             _ = task.cancelled() or task.exception()
+        # Swallowed, the task would go on as if nobody had asked it to end.
         raise asyncio.CancelledError

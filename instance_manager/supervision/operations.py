@@ -56,6 +56,7 @@ _CANCELLABLE: Final = frozenset(
     {Kind.START, Kind.RESTART, Kind.UNFENCE, Kind.CHECKPOINT, Kind.UPDATE_EXTENSION}
 )
 """A signal to stop can't be called back; waiting for a start can be given up at any time."""
+# A start that never comes up must not keep anybody from ending it.
 _TAKES_THE_SLOT: Final = frozenset({Kind.STOP, Kind.FENCE})
 _FINISHED: Final = frozenset(
     {OperationState.SUCCEEDED, OperationState.FAILED, OperationState.CANCELLED}
@@ -252,6 +253,7 @@ class Operations:
         """
         entry = self._entries[operation_id]
         if seconds > 0:
+            # Not wait_for(): whoever has waited long enough must not cancel the operation by it.
             await asyncio.wait({entry.task}, timeout=seconds)
         else:
             await asyncio.sleep(0)  # the action's first step
@@ -318,8 +320,10 @@ class Operations:
             error=_failure_of(error) if error else None,
             finished_at=self._now(),
         )
+        # A stop may have taken it over while this one came to its end.
         if self._slot is entry:
             self._slot = None
+        # One that was kept over the limit, because it ran, may go now.
         self._forget_old()
         if error is not None and not isinstance(error, InstanceManagerError):
             _log_unexpected(entry.operation, error)

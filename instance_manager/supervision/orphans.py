@@ -36,6 +36,7 @@ class OrphanLog:
                 command=orphan.command,
                 status=str(orphan.status),
             )
+        # Once, when the flood begins: each window that stays one asks for the next look itself.
         elif not was_flood:
             self._settle_later()
 

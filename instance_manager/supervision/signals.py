@@ -29,8 +29,10 @@ def catch(number: int, callback: Callable[[], object]) -> None:
     signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
     def caught(_number: int, _frame: FrameType | None) -> None:
+        # Not called here: a handler runs amid whatever the loop does. This wakes the loop, too.
         loop.call_soon_threadsafe(callback)
 
+    # Last: add_signal_handler() has put a handler of its own here, which does nothing.
     signal.signal(number, caught)
 
 

@@ -144,6 +144,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
         },
         State.INITIALIZING: _REQUESTS_WITHOUT
         | {
+            # The new cluster is looked at like any other before a server starts on it.
             Event.INITIALIZED: State.PREPARING,
             Event.REFUSED: State.FAILED,
             Event.HOPELESS: State.FAILED,
@@ -157,6 +158,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
         State.RECOVERING: _REQUESTS_WHILE_ALIVE
         | {Event.ACCEPTED: State.RUNNING, Event.EXITED: State.BACKOFF},
         State.RUNNING: _REQUESTS_WHILE_ALIVE
+        # A process of the server crashed, and the postmaster, which lives on, recovers from it.
         | {Event.RECOVERY_SEEN: State.RECOVERING, Event.EXITED: State.BACKOFF},
         State.STOPPING: {
             Event.EXITED: State.STOPPED,
@@ -165,10 +167,12 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
         },
         State.FENCING: {
             Event.EXITED: State.FENCED,
+            # A signal to stop can't be called back: the server ends first, then a new one starts.
             Event.UNFENCE_REQUESTED: State.RESTARTING,
             Event.LEAVE_REQUESTED: State.LEAVING,
         },
         State.RESTARTING: {
+            # Not at once to the start: the data directory is looked at before each one.
             Event.EXITED: State.PREPARING,
             Event.STOP_REQUESTED: State.STOPPING,
             Event.FENCE_REQUESTED: State.FENCING,
@@ -179,6 +183,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
         | {Event.BACKOFF_ELAPSED: State.PREPARING, Event.REFUSED: State.FAILED},
         State.STOPPED: _START
         | {Event.FENCE_REQUESTED: State.FENCED, Event.LEAVE_REQUESTED: State.LEAVING},
+        # No start and no restart: a request that knows nothing of the fence must not undo it.
         State.FENCED: {
             Event.UNFENCE_REQUESTED: State.PREPARING,
             Event.LEAVE_REQUESTED: State.LEAVING,
@@ -190,6 +195,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
             Event.FENCE_REQUESTED: State.FENCING,
             Event.LEAVE_REQUESTED: State.LEAVING,
         },
+        # Without a way back: the container's runtime has begun to count towards its KILL.
         State.LEAVING: {Event.EXITED: State.GONE},
         State.GONE: {},
     }

@@ -53,6 +53,7 @@ class Stop:
         self.rung = asked.rung or ladder.first_rung()
         self.awaited = ""
         self._at_once = asked.at_once
+        # An immediate stop throws the work of a checkpoint away: the next start recovers anyway.
         may_wait = self.rung in _CAN_WAIT and not asked.at_once
         self._checkpoint_due = checkpoint_first and may_wait
         self._checkpointing: asyncio.Task[None] | None = None
@@ -99,6 +100,7 @@ class Stop:
         May be cancelled and called again: it goes on where it was.
         """
         if self._checkpoint_due:
+            # First, for the call after a cancellation: the time for a checkpoint is given once.
             self._checkpoint_due = False
             await self._checkpoint(child)
         async with self._told(child):
@@ -107,6 +109,7 @@ class Stop:
                 _log.info("stopping postgres", mode=str(rung))
                 child.signal(SIGNALS[rung])
                 await self._first(child, seconds=self._time_left(rung))
+                # A harder request meanwhile has set the rung already: none is skipped by both.
                 if child.status is None and self.rung is rung:
                     self.rung = next_rung(rung)
                     self._on_progress()
@@ -126,6 +129,7 @@ class Stop:
 
     async def _first(self, child: Child, *works: asyncio.Task[None], seconds: float) -> None:
         """Wait for the postmaster's end, a harder request, or one of *works*."""
+        # Nothing was awaited since the rung was read: no request can be missed by this.
         self._woken.clear()
         waits: list[asyncio.Task[object]] = [
             asyncio.create_task(child.wait()),

@@ -112,6 +112,7 @@ class Supervisor:
         self._enter(self.state)
         await self.until({State.GONE})
         if self.failure is not None:
+            # It says more than the control file would: why it never ran, or can't go on.
             return self.failure.exit_code
         limit = max(_LEAST_LOOK_SECONDS, self._end_by - self._clock())
         return Exit.DONE if await self._stopping.left_clean(limit) else Exit.UNCLEAN
@@ -135,10 +136,15 @@ class Supervisor:
             )
         if event in _STOP_REQUESTS:
             if self.stop is not None:
+                # It joins the stop that is under way: a new one would begin with the whole budget
+                # again.
                 self.stop.harden(rung or self.policy.ladder.first_rung(), at_once=at_once)
+                # For a tool that an earlier state is still ending: a harder request counts for
+                # it, too.
                 self._starting.hasten(self.stop.tools_seconds)
             self._asked = Asked(rung, at_once)
         if next_state(self.state, event) is not self.state:
+            # Only where something changes: a stop of a fenced instance leaves the fence desired.
             self.desired = _DESIRED.get(event, self.desired)
             if self.desired is Desired.RUNNING:
                 # Somebody has looked at it: what was before does not count any more.
@@ -149,13 +155,17 @@ class Supervisor:
         """Go one rung down the stop ladder, if a stop is under way."""
         if self.stop is not None:
             self.stop.escalate()
+            # A second TERM is meant for scripts and tools as much as for postgres.
             self._starting.hasten(self.stop.tools_seconds)
 
     def abandon(self, error: InstanceManagerError) -> None:
         """Stop a server that must not go on: its directory is lost, or it can't recover."""
+        # It is ending already, or has ended: the failure that is shown stays what it was.
         if next_state(self.state, Event.HOPELESS) is self.state:
             return
         self._fail_with(error)
+        # A fast stop makes a checkpoint, which would write into a directory that may be
+        # another's.
         self._asked = Asked(Rung.IMMEDIATE, at_once=True)
         self.handle(Event.HOPELESS)
 
@@ -178,18 +188,23 @@ class Supervisor:
         return self.state
 
     def _enter(self, state: State) -> None:
+        # Also where no server runs yet: tools that must end share the budget of a stop.
         stop = self.stop or self._new_stop()
         # What the state before has begun is ended; what a start begins has all the time.
         self._starting.hasten(stop.tools_seconds if state in _ENDING else math.inf)
         if state in _STOPPING:
+            # The end is kept when the stop is over: the last look at the control file goes by it.
             self.stop, self._end_by = stop, self._clock() + stop.seconds_left
         else:
             self.stop, self._asked = None, Asked()
         self.state = state
         if state in _SETTLED:
+            # A failure, too: the startup probe must not kill a container that shows what is
+            # wrong.
             self.first_start_is_over = True
         self.was_running = self.was_running or state is State.RUNNING
         if state in _WITHOUT_FAILURE:
+            # Before the activity begins, which may set a new one at once.
             self.failure = None
         if state is State.FENCED:
             self.desired = Desired.FENCED
@@ -218,12 +233,14 @@ class Supervisor:
             self.policy.ladder,
             self._asked,
             self._stopping,
+            # The state that is being left: only a server that accepts can be asked for one.
             checkpoint_first=self.state is State.RUNNING,
             clock=self._clock,
             on_progress=self._tell_change,
         )
 
     def _tell_change(self) -> None:
+        # A new one for each change: who waits is woken once, who comes later waits for the next.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -271,10 +288,13 @@ class Supervisor:
         try:
             self.postmaster = self._starting.spawn()
         except StartError as error:
+            # An end and no refusal: the restarts that are allowed count for it as for a server's.
             now = datetime.now(UTC)
             self.last_exit = LastExit(now, None, False, Cause.NOT_STARTED, error.message)
             _log.error(error.message, code=error.code, hint=error.hint)
             return Event.EXITED
+        # No activity: it goes on over all states. Kept, since the loop holds its tasks only
+        # weakly.
         self._watch = asyncio.create_task(self._watch_end(self.postmaster), name="postmaster")
         return await self._await_acceptance()
 
@@ -282,6 +302,7 @@ class Supervisor:
         delay = _FIRST_POLL_SECONDS
         while True:
             event = await self._starting.ask()
+            # A recovery is seen at each poll, and is news at the first one only.
             if event is not None and event in _NEWS.get(self.state, ()):
                 return event
             await asyncio.sleep(delay)
@@ -290,6 +311,7 @@ class Supervisor:
     async def _watch_end(self, child: Child) -> None:
         status = await child.wait()
         try:
+            # Before the event: the next start must not meet what the old server left behind.
             await self._note_end(status)
         except Exception as error:  # noqa: BLE001 - the guard: the end must be known
             _log.error("a fault of the manager", exc_info=error, state=self.state)
@@ -300,15 +322,19 @@ class Supervisor:
         """Write down how the postmaster ended, and end what it may have left behind."""
         now, stop = datetime.now(UTC), self.stop
         if stop is None:
+            # Shown at once: the cause takes a while to find, and to look for it may go wrong.
             self.last_exit = LastExit(now, status, False, Cause.ERROR, "")
             ending = await self._stopping.why_ended(status)
             self.last_exit = LastExit(now, status, False, ending.cause, ending.message)
             _log.error("postgres ended on its own", status=str(status), cause=str(ending.cause))
         else:
+            # The code alone does not tell: a postmaster ends with 0 after an immediate stop, too.
             in_order = status.is_success and stop.rung not in _DISORDERLY
             cause = Cause.CLEAN if in_order else Cause.SIGNAL
             self.last_exit = LastExit(now, status, True, cause, "")
             _log.info("postgres stopped", status=str(status), seconds=round(stop.seconds, 2))
+        # A postmaster that stops in order ends after its children; a killed one leaves them
+        # behind.
         if stop is None or stop.rung in _DISORDERLY:
             await self._stopping.end_leftovers()
 
@@ -320,11 +346,13 @@ class Supervisor:
             self.failure = self._why_ended()
             _log.error(self.failure.message, code=self.failure.code, hint=self.failure.hint)
             return Event.LEAVE_REQUESTED
+        # Before the budget is looked at: a full disk is waited for, and is no crash.
         if last is not None and last.cause.waits_for_space:
             raise DiskSpaceError(
                 f"cannot keep postgres running: {last}",
                 hint="enlarge the volume, or free space on it: postgres is started again then",
             )
+        # No restart is spent on these: the same start would only fail again.
         if last is not None and last.cause.is_permanent:
             if await self._starting.fall_back(last):
                 return Event.BACKOFF_ELAPSED
@@ -334,6 +362,7 @@ class Supervisor:
             if last is not None and await self._starting.fall_back(last):
                 return Event.BACKOFF_ELAPSED
             raise self._why_spent()
+        # Before this one is counted: the first within the window comes at once.
         delay = self.budget.delay_seconds(now, self._chance())
         self.budget = self.budget.after(now)
         self.restarts += 1
@@ -364,6 +393,8 @@ class Supervisor:
         if isinstance(failure, SettingsError):
             # What only other settings can mend ends the manager, as at its start.
             return Event.LEAVE_REQUESTED
+        # The cause alone is asked for, not the whole start tried: the phase stays "failed"
+        # meanwhile.
         while isinstance(failure, _MAY_PASS):
             is_lock = isinstance(failure, DataDirectoryInUseError)
             policy = self.policy
@@ -371,9 +402,11 @@ class Supervisor:
             still = await self._starting.still_fails(failure)
             if still is None:
                 return Event.CAUSE_GONE
+            # Logged when it changes, and not at each look.
             if still.message != failure.message:
                 self._fail_with(still)
             failure = still
+        # What only a person can mend is waited for without end: a request leaves this state.
         return await asyncio.Future[Event]()
 
     async def _descend(self) -> Event | None:

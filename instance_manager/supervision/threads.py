@@ -27,6 +27,7 @@ async def in_thread(name: str, function: Callable[P, T], *args: P.args, **kwargs
     result: asyncio.Future[T] = loop.create_future()
 
     def resolve(value: T | None, error: BaseException | None) -> None:
+        # Who waited has been cancelled.
         if result.done():
             return
         if error is not None:
@@ -49,6 +50,7 @@ async def in_thread(name: str, function: Callable[P, T], *args: P.args, **kwargs
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(resolve, value, failure)
 
+    # Not a pool's thread: a few calls on a hung volume would use the pool up for all others.
     threading.Thread(target=work, name=name, daemon=True).start()
     return await result
 
@@ -69,6 +71,7 @@ class Serial:
         """Call a function as :func:`in_thread` does, when all before it have ended."""
         await self._turn.acquire()
         task = asyncio.create_task(in_thread(name, function, *args, **kwargs), name=name)
+        # The turn ends with the task and not with this call, which may be cancelled before.
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
