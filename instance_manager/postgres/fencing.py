@@ -51,6 +51,7 @@ def raise_fence(files: OurFiles, instance: str) -> None:
     """
     content = json.dumps(asdict(here(files, instance))).encode()
     with small_files.emptied(files.fence) as descriptor:
+        # The name first: an empty file is a fence, and may be all that a full disk takes.
         sync_directory(files.directory)
         _fill(descriptor, content)
         os.fsync(descriptor)
@@ -85,4 +86,5 @@ def _read(files: OurFiles) -> Identity | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        # In doubt it stands: a server that somebody fenced must not start by a mistake of ours.
         return Identity()

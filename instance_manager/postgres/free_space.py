@@ -40,6 +40,7 @@ def require_for_start(data_directory: Path, segments: int = 1) -> None:
         DataDirectoryReadOnlyError: the file system of the WAL can't be written.
     """
     wal = Path(os.path.realpath(data_directory / wal_directory.NAME))
+    # The real directory, since the WAL may lie on a volume of its own.
     needed = segments * wal_directory.segment_bytes(wal)
     _require_figures(data_directory, DATA_BYTES, "the files of a start")
     _require_figures(wal, needed, "WAL")
@@ -57,6 +58,7 @@ def require_for_new_cluster(data_directory: Path) -> None:
 
 def _require_figures(directory: Path, needed: int, purpose: str) -> None:
     figures = os.statvfs(directory)
+    # Not f_bfree: what is reserved for root is not for postgres.
     free = figures.f_bavail * figures.f_frsize
     # Where a file system gives no figures, or has inodes without end, they are 0.
     if figures.f_blocks and free < needed:
@@ -94,6 +96,7 @@ def _reserve(directory: Path, size: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if _type_of(libc, descriptor) == _IN_MEMORY:
             return
+        # Without these, ctypes would hand the sizes over as numbers of 32 bits.
         libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
         if libc.fallocate(descriptor, _KEEP_SIZE, 0, size):
             number = ctypes.get_errno()

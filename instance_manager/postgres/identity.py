@@ -60,6 +60,7 @@ def here(files: OurFiles, instance: str) -> Identity:
         OSError: our directory can't be looked at.
     """
     identifier = None
+    # An instance whose control file can't be read is to be fenced, too.
     with suppress(InstanceManagerError):
         identifier = str(control_data.read(files.data_directory).system_identifier)
     return Identity(identifier, instance, files.directory.stat().st_ino)

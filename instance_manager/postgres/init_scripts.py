@@ -82,13 +82,16 @@ async def _run(children: Children, scripts: Scripts, script: Path) -> None:
         "PGPORT": str(roles.PORT),
         "PGUSER": scripts.superuser,
         "PGDATABASE": scripts.database,
+        # The official image's names, which scripts that were written for it use.
         "POSTGRES_USER": scripts.superuser,
         "POSTGRES_DB": scripts.database,
+        # Scripts call psql by its name: the one of this server comes first.
         "PATH": f"{scripts.psql.parent}:{scripts.environment['PATH']}",
     }
     if script.suffix == ".sh":
         arguments = await in_thread("look at script", _shell_command, script)
     else:
+        # By default psql goes on after an error and ends with 0; and a psqlrc can change anything.
         arguments = [str(scripts.psql), "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "-q"]
     async with _reading(script) as stdin:
         done = await children.run(
@@ -112,6 +115,7 @@ async def _run(children: Children, scripts: Scripts, script: Path) -> None:
 def _shell_command(script: Path) -> list[str]:
     if os.access(script, os.X_OK):
         return [str(script)]
+    # Bash if it is there: the official image's entrypoint, which sources them, runs in it.
     shell = shutil.which("bash", path="/bin:/usr/bin:/usr/local/bin") or "/bin/sh"
     return [shell, "-e", "-c", '. "$0"', str(script)]
 

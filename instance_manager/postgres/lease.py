@@ -57,6 +57,7 @@ class Holder:
         pid = os.getpid()
         process = processes.look(pid)
         return cls(
+            # Pid and name of the host come again in containers: they don't tell two runs apart.
             session=os.urandom(16).hex(),
             host=socket.gethostname(),
             pid=pid,
@@ -142,6 +143,7 @@ class Lease:
             OSError: it can't be read or written; another manager may take it soon.
         """
         content = self._read()
+        # Looked at after the read, which may have hung until the lease was given back.
         if not self.is_held:
             return
         if content is None:
@@ -161,6 +163,7 @@ class Lease:
         if not self.trusted_seconds:
             # Somebody may have watched it long enough, and be about to take it.
             raise self.loss()
+        # Still within the time of trust, so nobody has watched it long enough to take it.
         self._write()
         self._remove_if_late()
 
@@ -266,6 +269,7 @@ class Lease:
     def _create(self) -> bool:
         """Make the lease where there is none; return whether this was the one who did."""
         try:
+            # Of several who try at the same time one succeeds, over NFS too (open(2)).
             self._store(os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             return False

@@ -98,6 +98,7 @@ def end_all(site: Site, *, fast_seconds: float = FAST_SECONDS) -> bool:
     found = find(site)
     if not found:
         return False
+    # Before any signal is sent: whom we refuse to disturb must not have been disturbed.
     _spare_managers(site, found)
     _spare_work_of_people(site, found)
     postmasters = _postmasters(site.directory, found)
@@ -113,6 +114,7 @@ def find(site: Site) -> list[Process]:
     """Return the old processes of the data directory, by pid."""
     places = {
         place
+        # The server of an unfinished bootstrap works in the place where the cluster is built.
         for path in (site.files.data_directory, site.files.new_cluster)
         if (place := processes.identity_of(path)) is not None
     }
@@ -236,6 +238,7 @@ def _spare_work_of_people(site: Site, found: Iterable[Process]) -> None:
     lock = processes.identity_of(site.files.lock)
     for process in found:
         if (
+            # The server takes that option in the first place only.
             _SINGLE_USER in process.arguments[1:2]
             and process.directory == directory
             and not (lock and any(_open_on(process.pid, lock)))
@@ -280,6 +283,7 @@ def _stop(postmasters: list[Process], found: list[Process], seconds: float) -> N
     _signal(found, signal.SIGCONT)
     _signal(postmasters, signal.SIGINT)
     end = time.monotonic() + seconds
+    # Not for all that was found: a script or an archive command does not end with the server.
     while any(processes.is_alive(one.pid, one.started_ticks) for one in postmasters):
         if time.monotonic() >= end:
             return
@@ -306,6 +310,7 @@ def _kill(site: Site) -> None:
         _signal(left, signal.SIGSTOP)
         _signal(left, signal.SIGKILL)
         left = _left_after(site, _KILL_SECONDS)
+        # Another round would do no more: their KILL takes effect when the disk answers.
         if all(process.is_uninterruptible for process in left):
             break
     else:

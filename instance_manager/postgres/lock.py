@@ -82,6 +82,7 @@ def held(
     with ExitStack() as ends:
         descriptor = _opened(files.lock, ends)
         managers = _opened(files.directory / MANAGER_LOCK, ends)
+        # The manager's first: where it is held, a manager lives, and its server is no leftover.
         if not _lock_as_manager(files, managers):
             lease.take()
             ends.callback(lease.give_back)
@@ -113,6 +114,7 @@ def _lock_as_manager(files: OurFiles, descriptor: int) -> bool:
     """Take the lock that belongs to this process; return False where that can't be had."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # A lock of another process is EAGAIN or EACCES: fcntl(2) leaves it open which.
     except (BlockingIOError, PermissionError) as error:
         raise _in_use(files, "another manager", "stop the other one") from error
     except OSError as error:
@@ -124,6 +126,7 @@ def _lock_for_server(
     files: OurFiles, descriptor: int, spared: Callable[[], Collection[int]]
 ) -> bool:
     """Take the lock that postgres inherits; return False where that can't be had."""
+    # Once more after the leftovers have ended, and not for ever: others may start new ones.
     for is_last_try in (False, True):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -46,6 +46,7 @@ def write(files: OurFiles, marker: Marker) -> None:
         os.fsync(file.fileno())
     temporary.rename(files.marker)
     sync_directory(files.directory)
+    # Our directory may be as new as the marker.
     sync_directory(files.data_directory)
 
 
@@ -119,6 +120,7 @@ def move_up(files: OurFiles, marker: Marker) -> None:
     entries = tuple(sorted(entry.name for entry in new.iterdir() if entry.name != _CONTROL_ASIDE))
     sync_directory(new / "global")
     sync_directory(new)
+    # Before the first move: after a kill amid them, this says what is to be taken back.
     write(files, Marker(marker.wal_directory, entries))
     for name in entries:
         (new / name).rename(files.data_directory / name)
@@ -130,6 +132,7 @@ def move_up(files: OurFiles, marker: Marker) -> None:
 
 def finish(files: OurFiles) -> None:
     """Remove the building place, and then the marker."""
+    # Before the marker, without which nobody would remove it.
     _remove(files.new_cluster)
     files.marker.unlink()
     sync_directory(files.directory)
@@ -157,5 +160,6 @@ def _empty(directory: str) -> None:
         entries = list(Path(directory).iterdir())
     except FileNotFoundError:
         return
+    # What is in it and not the directory, which may be the mount point of a volume.
     for entry in entries:
         _remove(entry)

@@ -79,6 +79,7 @@ def _within(point: str, root: str, group: str) -> Path:
     """Return where *group* is seen; a container may see its own one as the root of the mount."""
     path = PurePosixPath(group)
     inside = path.relative_to(root) if path.is_relative_to(root) else PurePosixPath()
+    # A cgroup outside the namespace's own root is told with "..": cgroup_namespaces(7).
     return Path(point) / inside if ".." not in inside.parts else Path(point)
 
 

@@ -82,6 +82,7 @@ def parse(text: str) -> PidFile | None:
     """
     lines = [line.strip() for line in text.splitlines()]
     lines += [""] * (_LINES - len(lines))
+    # Negative from a single-user server: CreateLockFile() writes -pid for it.
     pid = abs(_number(lines[0]) or 0)
     if not 0 < pid <= _LONGEST_PID:
         return None
@@ -183,6 +184,7 @@ def watch(data_directory: Path, content: bytes) -> Watched:
     said, before = _parse_bytes(now), _parse_bytes(content)
     if said is None:
         return Watched.UNREADABLE
+    # The start time, too: in a container, the next postmaster may have the same pid.
     if before is None or (said.pid, said.started_at) != (before.pid, before.started_at):
         return Watched.OTHER
     return Watched.SAME
@@ -195,6 +197,7 @@ def restore(data_directory: Path, content: bytes) -> bool:
         OSError: it can't be written; then none is left.
     """
     path = data_directory / FILE_NAME
+    # Only where none is: since the look, another server may have written its own.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, 0o600)

@@ -64,5 +64,6 @@ def _is_in_use(family: socket.AddressFamily, host: str, port: int) -> bool:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((host, port))
     except OSError as error:
+        # Any other error, such as an address that is not this host's, is for postgres to tell.
         return error.errno == errno.EADDRINUSE
     return False

@@ -84,6 +84,7 @@ def oom_adjustment(own: int, limit_bytes: int | None) -> dict[str, str]:
     if own < 0:
         value = 0
     elif limit_bytes:
+        # Rounded up: with a point less they might not look larger than this process.
         value = min(_HIGHEST_ADJUSTMENT, own + -(-1000 * _LARGER_THAN_US_BYTES // limit_bytes))
     else:
         return {}
@@ -120,6 +121,7 @@ def environment_of_process(pid: int) -> dict[str, str]:
 
 def arguments(binaries: Binaries, data_directory: Path) -> list[str | Path]:
     """Return the postmaster's command line: all that is not in a file."""
+    # The prefix is here so that it counts before a file is read, which may be what fails.
     return [binaries.postgres, "-D", data_directory, "-c", f"log_line_prefix={STRUCTURE}"]
 
 

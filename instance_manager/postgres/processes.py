@@ -81,6 +81,7 @@ class Process:
                 _send(self.pid, number)
             return
         try:
+            # After it was opened: from then on the descriptor means this process or none.
             if is_alive(self.pid, self.started_ticks):
                 signal.pidfd_send_signal(descriptor, number)
         except (ProcessLookupError, PermissionError):
@@ -121,6 +122,7 @@ def others_of_mine() -> Iterator[Process]:
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
             continue
         try:
+            # The directory belongs to the process' effective user, proc_pid(5).
             mine = entry.stat().st_uid == me
         except OSError:
             continue

@@ -246,6 +246,7 @@ async def _library_at_fault(children: Children, rehearsal: Rehearsal) -> str:
     libraries = rehearsal.libraries
     passing, failing = -1, len(libraries)
     try:
+        # Halved each time: a trial loads libraries, and may take up to its deadline.
         while failing - passing > 1:
             middle = (passing + failing) // 2
             if await _try(children, rehearsal, libraries[:middle]) is None:
@@ -273,10 +274,12 @@ def _set_stage(rehearsal: Rehearsal) -> None:
     # What a killed manager left behind.
     strike(stage)
     for made in (stage, stage / "global", stage / data_directory.OUR_DIRECTORY):
+        # The server refuses a data directory with any other mode but 0750.
         made.mkdir(mode=0o700)
     for path in _configuration_of(directory):
         # The server finds what a file includes beside the link, not beside the file.
         (stage / path.name).symlink_to(path)
+    # Copied and not linked: the stage's file is written to below, and the real one must not be.
     for name in (data_directory.VERSION_FILE, _AUTO_CONF):
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(directory / name, stage / name)

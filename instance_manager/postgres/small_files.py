@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES: Final = 64 << 10
 """Far more than any of these files needs."""
+# Without O_NONBLOCK, open(2) of a FIFO waits for somebody at its other end.
 _SAFE: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOT_OPENED: Final = frozenset({errno.ELOOP, errno.ENXIO})
 """What open(2) says of a link that is not to be followed, and of a FIFO or a socket."""
@@ -59,6 +60,7 @@ def emptied(path: Path) -> Generator[int]:
         OSError: it can't be made or written, or what is there is no regular file.
     """
     with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
+        # Not by O_TRUNC: what is there is looked at before it is emptied.
         os.ftruncate(descriptor, 0)
         yield descriptor
 

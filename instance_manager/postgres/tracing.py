@@ -73,6 +73,7 @@ class Tracer:
             until: no question that can wait is begun after this moment of the clock.
         """
         answers: dict[str, Trace] = {}
+        # The urgent ones last, since the work is taken from the end.
         waiting = sorted(questions, key=lambda question: not question.is_urgent, reverse=True)
         if scene.library_path:
             program = str(self._program)

@@ -41,6 +41,8 @@ def segment_bytes(directory: Path) -> int:
     """Return the size of the WAL segments in the directory; the usual one where none tells."""
     found = first_segment(directory)
     size = found.stat(follow_symlinks=False).st_size if found else 0
+    # What initdb's --wal-segsize takes: powers of two only. A file that is still being made, or
+    # was cut, is of another size.
     fits = _SMALLEST_SEGMENT_BYTES <= size <= _LARGEST_SEGMENT_BYTES and not size & (size - 1)
     return size if fits else DEFAULT_SEGMENT_BYTES
 
