@@ -145,6 +145,7 @@ class Observer:
         self._server = 0
         """Counts the servers that were forgotten: an answer may come after its server's end."""
         self._connection: AsyncConnection[tuple[Any, ...]] | None = None
+        # One for each of the two loops: whoever clears a shared one would hide it from the other.
         self._due_to_ask, self._due_to_read = asyncio.Event(), asyncio.Event()
         # One owner at a time: a connection that is closed while another task waits on it would
         # take its number out of the loop after somebody else got that number.
@@ -174,6 +175,8 @@ class Observer:
     ) -> None:
         while True:
             if is_alive():
+                # A new connection each time: one that is held goes on answering while the
+                # postmaster lets nobody in.
                 on_answer(await self.ask())
             await self._is_hurried(self._due_to_ask)
 
@@ -225,8 +228,10 @@ class Observer:
                     pending = await (await connection.execute(_PENDING)).fetchall()
         except (psycopg.Error, OSError, TimeoutError) as error:
             _log.debug("postgres can't be observed", error=str(error) or type(error).__name__)
+            # The answer of a server that has ended says nothing about the next one.
             if server == self._server:
                 self.query = self._seen("a query failed")
+            # After a deadline, a late answer may still come: the connection is of no use any more.
             await self._drop()
             return
         if server == self._server:
@@ -255,6 +260,7 @@ class Observer:
 
     def forget(self) -> None:
         """Forget a server that has ended: nothing that it said holds for the next one."""
+        # A query that is under way finds by it that its answer is too late.
         self._server += 1
         self.probe = self.query = self.stream = self.facts = self.lag = None
         self.pending = ()

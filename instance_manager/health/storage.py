@@ -44,6 +44,7 @@ class Storage:
     async def run(self) -> None:
         """Measure again and again."""
         while True:
+            # Awaited without a deadline: a second thread would only hang beside the first one.
             self.places = await in_thread("storage", self._measure)
             # A new data directory is there a moment after the first look.
             await asyncio.sleep(_PERIOD_SECONDS if self.places else _FIRST_SECONDS)
@@ -62,5 +63,6 @@ def _space(purpose: str, path: Path) -> Space | None:
         purpose,
         str(path),
         figures.f_blocks * figures.f_frsize,
+        # Not f_bfree: what is reserved for root is not for postgres.
         figures.f_bavail * figures.f_frsize,
     )

@@ -135,6 +135,8 @@ def readyz(facts: Facts) -> Verdict:
 
 
 def _start_problem(facts: Facts) -> str:
+    # A failed start is over, too: a probe that failed would have the container killed, and what it
+    # shows with it.
     if facts.first_start_over or facts.phase in _SETTLED:
         return ""
     age = _age(facts, facts.progress_at)
@@ -152,6 +154,7 @@ def _judge_postgres(facts: Facts) -> Check:
     # The verdict is as old as the oldest of what it is made of.
     known = [age for age in ages if age is not None]
     age = max(known) if len(known) == len(ages) else None
+    # The last answer may have come just before the server's end: the phase knows better.
     if facts.phase is not Phase.RUNNING:
         return _check(CheckName.POSTGRES, f"postgres is {facts.phase}", age)
     problems = (_probe_problem(facts, what, probe) for what, probe in asked.items())
@@ -195,6 +198,7 @@ def stream_problem(
         return "there is no WAL receiver"
     if status != "streaming":
         return f"the WAL receiver is {status}"
+    # WalReceiverMain() asks for a reply after half of it, and the primary answers at once.
     limit = timeout_seconds / 2 + patience
     if silent_seconds is not None and timeout_seconds > 0 and silent_seconds > limit:
         return f"the primary has been silent for {silent_seconds:.1f} s"
@@ -204,6 +208,7 @@ def stream_problem(
 def _judge_lag(facts: Facts) -> Check:
     """Judge the lag against its limit; without a limit, any lag is good."""
     age = _age(facts, facts.lag.at) if facts.lag else None
+    # Before the age is looked at: what nobody limits may be as old as it likes.
     if facts.maximum_lag_bytes is None:
         problem = ""
     elif facts.lag is None or age is None:

@@ -87,10 +87,12 @@ class Events:
     ) -> Event:
         """Append an event and return it; the oldest one leaves when the ring is full."""
         self._count += 1
+        # A copy: readers see an event later, when the caller may have changed its own.
         copy = MappingProxyType(dict(details or {}))
         identifier = f"{self._run}-{self._count}"
         event = Event(identifier, self._now(), kind, reason, message, actor, copy)
         self._ring.append(event)
+        # A copy: a listener may leave while it is called.
         for call in tuple(self._listeners):
             call()
         return event
@@ -109,6 +111,7 @@ class Events:
             return Continuation(self.recent(), is_complete=True)
         number = self._number_of(event_id)
         first = self._count - len(self._ring) + 1
+        # The event itself may have left the ring, as long as the next one is still there.
         if number is None or number < first - 1:
             return Continuation(self.recent(), is_complete=False)
         return Continuation(self.recent()[number - first + 1 :], is_complete=True)

@@ -65,6 +65,7 @@ class Heard:
 
     def __init__(self, on_crash: Callable[[str], None]) -> None:
         self._on_crash = on_crash
+        # Bounded: a server may live for years, and say more than memory holds.
         self._own: deque[Said] = deque(maxlen=_REMEMBERED)
         self._other: Said | None = None
         self._startup_pid: object = None
@@ -87,6 +88,7 @@ class Heard:
             self._other = _without_secrets(said)
 
     def _hear_startup(self, pid: object) -> None:
+        # It speaks more than once in each recovery: only another pid is another one.
         if pid == self._startup_pid:
             return
         if self._startup_pid is not None:
@@ -99,6 +101,8 @@ class Heard:
         sentences = (said.message for said in reversed(self._own) if said.is_public)
         sentence = next((text for text in sentences if _CRASH.search(text)), "")
         found = _CRASH.search(sentence)
+        # Counted, so that a kill for want of memory which the server survived does not count as
+        # the cause of a later end.
         self.kills_survived += bool(found and found["by_kill"])
         self._on_crash(sentence)
 
@@ -113,6 +117,7 @@ class Heard:
 
 def _without_secrets(said: Said) -> Said:
     """Return the message with an ellipsis for each secret that it may hold."""
+    # Before it is remembered: what is kept nowhere can't be shown by mistake.
     text = _PASSWORD.sub(rf"\g<key>{_ELLIPSIS}", _without_values(said))
     return replace(said, message=_URI.sub(rf"\g<user>{_ELLIPSIS}@", text))
 
@@ -120,11 +125,13 @@ def _without_secrets(said: Said) -> Said:
 def _without_values(said: Said) -> str:
     text = said.message
     quoted = list(_QUOTED.finditer(text))
+    # By structure, since the sentence is in the server's language.
     tells_a_change = said.code is None and not said.is_failure
     for number, found in enumerate(quoted):
         if tells_a_change and number:
             return _hidden(text, found, len(text))
         if not _is_harmless(found):
+            # To the last quote of all: quotes within a value are not escaped.
             return _hidden(text, found, quoted[-1].end())
     return text
 

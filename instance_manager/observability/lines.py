@@ -49,6 +49,7 @@ class LineReader:
 
     def close(self) -> None:
         """Take what is still in the pipe, a last line without newline included, and close it."""
+        # First: the last words of a server are often still in the pipe.
         self.drain()
         if self._open:
             self._end()
@@ -66,6 +67,7 @@ class LineReader:
             part = os.read(self._descriptor, _READ_BYTES)
         except BlockingIOError:
             return False
+        # The end of file: the last one who could write has closed the pipe.
         if not part:
             self._end()
             return False
@@ -81,6 +83,7 @@ class LineReader:
                 self._on_line(whole[: self._limit])
             self._skipping = False
         self._partial += rest
+        # Told at once and cut: to wait for its end would cost memory without a bound.
         if len(self._partial) > self._limit and not self._skipping:
             self._on_line(bytes(self._partial[: self._limit]))
             self._skipping = True
@@ -89,6 +92,7 @@ class LineReader:
 
     def _end(self) -> None:
         self._open = False
+        # Before it is closed: the number may be another file's a moment later.
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
         if self._partial and not self._skipping:

@@ -84,6 +84,7 @@ class PostgresLog:
         trace: TracebackType | None,
     ) -> None:
         for keeper in self._keepers:
+            # The keepers first: while we hold a writing end ourselves, no end of file comes.
             os.close(keeper)
         for reader in self._readers:
             reader.close()
@@ -95,15 +96,19 @@ class PostgresLog:
         The descriptor is closed with the context; reading goes on for as long as a process of that
         server has it. What was said before belongs to the server before, and is forgotten.
         """
+        # What the server before has said is still its own, and must not be taken for the new
+        # one's.
         self._drain()
         self._heard = Heard(self._take_crash)
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        # One pipe for each start: those that have ended would add up over the restarts.
         self._readers = [reader for reader in self._readers if reader.is_open]
         self._capture = LineReader(reading, self.take_last_words)
         self._readers.append(self._capture)
         try:
             yield writing
         finally:
+            # While this is open, the pipe would not end with the last process of the server.
             os.close(writing)
 
     async def until_silent(self, seconds: float) -> None:
@@ -127,6 +132,7 @@ class PostgresLog:
             record = _parsed(line)
             severity, message = str(record["error_severity"]), str(record["message"])
         except (ValueError, KeyError, TypeError, RecursionError):
+            # Lost would be worse: other programs may write into the FIFO, and a line may be cut.
             self.take_text(line)
             return
         self.records += 1
@@ -222,5 +228,7 @@ def _open_fifo(path: Path) -> tuple[int, int]:
             path.unlink()
             os.mkfifo(path, 0o600)
     flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    # The reading end first: without a reader, a FIFO can't be opened for writing so (ENXIO,
+    # fifo(7)).
     reading = os.open(path, os.O_RDONLY | flags)
     return reading, os.open(path, os.O_WRONLY | flags)

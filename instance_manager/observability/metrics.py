@@ -84,6 +84,7 @@ class Durations:
     def observe(self, label: str, seconds: float) -> None:
         """Count one duration; a bound belongs to its bucket."""
         counts = self._counts.setdefault(label, [0] * (len(self._bounds) + 1))
+        # To the left: a bucket of Prometheus holds what is less than its bound or equal to it.
         counts[bisect_left(self._bounds, seconds)] += 1
         self._sums[label] = self._sums.get(label, 0.0) + seconds
 
@@ -139,6 +140,7 @@ def render(facts: MetricFacts, measurements: Measurements, accept: str) -> tuple
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import choose_encoder
 
+    # A new one for each scrape: the process-wide one is shared with whatever imports the library.
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(facts, measurements))
     encode, content_type = choose_encoder(accept)
@@ -224,6 +226,7 @@ def _postgres_metrics(facts: PostgresFacts) -> Iterator[Metric]:
             facts.since_checkpoint_bytes,
         ),
     ):
+        # Left out and not zero: a zero would be a fact, and an alarm for some.
         if value is not None:
             yield GaugeMetricFamily(f"pg_{name}", text, value)
     yield CounterMetricFamily(
