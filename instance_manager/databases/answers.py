@@ -71,6 +71,7 @@ def _in_use(database: Database, reading: Reading) -> DatabaseInUse:
 def _extension(
     name: str, installed: Installed | None, available: Available | None, reading: Reading
 ) -> DatabaseExtension:
+    # None is "not known", which is something else than "no update".
     updates = reading.updates.get((name, installed.version)) if installed else ()
     return DatabaseExtension.model_validate(
         {

@@ -143,8 +143,10 @@ class _Planner:
 
     def bring(self, one: DatabaseExtensionSettings) -> None:
         """Plan to create or to change an extension, and before it what it requires."""
+        # What requires it may have had it planned already.
         if one.ensure == "absent" or one.name in self._seen:
             return
+        # Before what it requires is looked at: extensions that require each other end here.
         self._seen.add(one.name)
         have = self._facts.installed.get(one.name)
         try:
@@ -219,6 +221,7 @@ class _Planner:
         if needed not in self._facts.available:
             raise _CannotError(f"{what} requires {needed!r}, which no volume offers")
         if not cascade:
+            # Nothing is created that nobody has declared or allowed.
             raise _CannotError(f"{what} requires {needed!r}: declare it too, or set cascade")
         return False
 
@@ -232,6 +235,7 @@ class _Planner:
                 raise _not_relocatable(move)
             return [change for change in (update, move) if change is not None]
         if have.relocatable:
+            # Moved while it surely can be: the new version may not be relocatable any more.
             return [move, update]
         offered = self._facts.available[one.name].versions.get(update.version)
         if offered is not None and not offered.relocatable:
@@ -252,6 +256,7 @@ class _Planner:
         if one.version not in paths:
             raise _CannotError(no_path(have.version, one.version, offered.versions, paths))
         version = offered.versions.get(one.version)
+        # ALTER EXTENSION … UPDATE knows no CASCADE.
         needs = self._needs(one.name, one.version, version, cascade=False) if version else ()
         return Update(one.name, have.version, one.version, needs)
 
@@ -281,6 +286,7 @@ def _dependents(name: str, installed: Mapping[str, Installed]) -> set[str]:
     found: set[str] = set()
     new = {name}
     while new:
+        # Without those that were found: catalogs may hold circles.
         new = {one for one, have in installed.items() if new & set(have.requires)} - found
         found |= new
     return found
@@ -290,6 +296,7 @@ def _dependents_first(
     absent: Sequence[DatabaseExtensionSettings], installed: Mapping[str, Installed]
 ) -> list[DatabaseExtensionSettings]:
     """Return them so that each stands before what it depends on."""
+    # Whoever depends on another has fewer dependents than that one, which counts them all.
     return sorted(absent, key=lambda one: len(_dependents(one.name, installed)))
 
 

@@ -102,6 +102,7 @@ def completed(now: Inventory, before: Inventory | None) -> Inventory:
     A database that is gone is gone from the inventory; one that was dropped and made anew is
     another one.
     """
+    # By oid: a database that was made anew under an old name has nothing of the old one.
     known = {each.oid: each for each in before.databases} if before else {}
     return now._replace(
         databases=tuple(_completed(each, known.get(each.oid)) for each in now.databases)

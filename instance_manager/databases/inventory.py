@@ -73,6 +73,7 @@ def store(files: OurFiles, instance: str, inventory: Inventory) -> bool:
     """
     owner = asdict(identity.here(files, instance))
     text = json.dumps(owner | _document(inventory), separators=(",", ":")) + "\n"
+    # One that can't be read again would be a warning at each start; an older one would be wrong.
     if len(text) > LIMIT_BYTES:
         files.inventory.unlink(missing_ok=True)
         _log.warning("the inventory of the databases is too long to be kept", bytes=len(text))
@@ -105,6 +106,7 @@ def _document(inventory: Inventory) -> dict[str, Any]:
     """Return the inventory as JSON; named tuples become lists."""
     return {
         "read_at": inventory.read_at,
+        # Problems are of one reading; kept, they would change the file each time.
         "databases": [each._replace(problems=()) for each in inventory.databases],
         "overrides": inventory.overrides,
     }
@@ -127,6 +129,7 @@ def _parsed(raw: dict[str, Any]) -> Inventory:
 
 
 def _database(name: object, oid: object, extensions: Any, libraries: Any, _: object) -> Database:
+    # The file may have been changed by anybody who can write in the data directory.
     if not isinstance(oid, int):
         raise TypeError(f"{oid!r} is no number")
     return Database(

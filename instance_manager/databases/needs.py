@@ -64,6 +64,8 @@ def needs_of(
     Those that a database or role has its sessions load are cut to the first thousand.
     """
     if not server.library_directory:
+        # Not known where the server's own libraries are, every one of them would seem to be
+        # missing.
         return ()
     of_databases = (
         need
@@ -71,6 +73,7 @@ def needs_of(
         for need in _of_database(database, inventory.overrides, report, server)
     )
     of_sessions = _of_sessions(inventory.overrides, report, server)
+    # Each is looked for on disk, before a start and while clients wait.
     return (*of_databases, *islice(of_sessions, _MOST_BY_OVERRIDES))
 
 
@@ -194,6 +197,7 @@ def _user(library: Library, versions: Mapping[str, str]) -> str:
 def _stripped(library: str) -> str:
     """Return the name as the server looks for it when a function is called."""
     rest = library.removeprefix(f"{_LIBDIR}/")
+    # load_external_function() does so since 18: other directories are searched, too.
     return library if "/" in rest else rest
 
 
@@ -213,6 +217,7 @@ def _candidates(name: str, path: str, libdir: str) -> tuple[str, ...]:
     """Return the files that the server tries, in its order; none where that is not known."""
     if "/" in name:
         file = _expanded(name, libdir)
+        # A relative path is looked up from wherever the server is: not known from here.
         return (file, f"{file}.so") if file.startswith("/") else ()
     directories = [_expanded(each, libdir) for each in split_search_path(path)]
     return tuple(f"{each}/{file}" for file in (name, f"{name}.so") for each in directories)

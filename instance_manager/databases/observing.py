@@ -44,9 +44,11 @@ async def read_installed(connection: AsyncConnection[tuple[Any, ...]]) -> Databa
     Raises:
         psycopg.Error: as all of this module: the server refuses, or goes away.
     """
+    # First: on a standby, nothing of what follows is of use.
     row = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
     rows = await (await connection.execute(_INSTALLED)).fetchall()
     return DatabaseFacts(
+        # In doubt nothing is done.
         in_recovery=row is None or row[0],
         installed={
             name: Installed(version, schema, relocatable, tuple(requires))
@@ -96,6 +98,7 @@ async def observe(
 ) -> DatabaseFacts:
     """Return what must be known to plan for *declared*; of a settled database only what it has."""
     facts = await read_installed(connection)
+    # The usual case, once a minute: the rest reads every control file.
     if facts.in_recovery or is_settled(declared, facts):
         return facts
     present = [one for one in declared if one.ensure == "present"]

@@ -108,6 +108,7 @@ class Place(NamedTuple):
         parameters = {
             "session_preload_libraries": "",
             "local_preload_libraries": "",
+            # Whoever locks a catalog for long must not hold up the reading of all databases.
             "lock_timeout": "1000",
         }
         if self.major >= _FIRST_MAJOR_WITH_LOGIN_TRIGGERS:
@@ -140,11 +141,13 @@ class Reader:
         """Return what every database uses; None where not even their names can be read."""
         self.rested_seconds = 0.0
         problems: list[str] = []
+        # In whatever database lets us in: who dropped one of the two keeps an inventory.
         shared = await self._anywhere(lambda on: _read_shared(on, problems), problems)
         databases, overrides = shared or (None, None)
         if databases is None:
             return None
         read = [await self._read_database(*row) for row in databases]
+        # Asked again only where something went wrong: the list is as old as the reading is long.
         if any(each.problems for each in read):
             read = await self._without_gone(read)
         inventory = Inventory(
@@ -177,6 +180,7 @@ class Reader:
                 libraries = await _ask(connection, _LIBRARIES, problems, "libraries")
         except (Error, OSError, TimeoutError) as error:
             problems.append(f"cannot read the database: {_reason(error)}")
+        # Also after a failure, which may have cost the most.
         await self._rest(clock() - begun)
         return Database(
             name,
@@ -208,6 +212,7 @@ class Reader:
             others = tuple(one for one in versions.get(name, ()) if one != version)
             updates[name, version] = (
                 await self._read_paths(connection, (name, version, others), problems)
+                # Without another version there is no path, and to ask costs the server time.
                 if others
                 else ()
             )
@@ -221,6 +226,7 @@ class Reader:
     ) -> tuple[Update, ...] | None:
         """Return the paths from a version; the server takes seconds where versions are many."""
         name, version, _ = key
+        # By all versions that there are: with others, the server is asked anew.
         if key not in self._updates:
             what = f"update paths of {name} {version}"
             rows = await _ask(connection, _UPDATES, problems, what, (name, version))
@@ -297,6 +303,7 @@ async def _ask(
     try:
         rows = await (await connection.execute(query.encode(), values or None)).fetchall()
     except Error as error:
+        # A query that fails leaves the others; a connection that is lost does not.
         if connection.closed:
             raise
         problems.append(f"cannot read {what}: {_reason(error)}")

@@ -108,8 +108,10 @@ class Reconciler:
             finally:
                 work.cancel()
                 gone.cancel()
+                # A statement that is given up ends before the next server's begin.
                 await asyncio.wait({work, gone})
                 self._looked_at = None
+            # Else its fault would be lost, and nobody would begin it anew.
             if not work.cancelled():
                 work.result()
 
@@ -119,6 +121,7 @@ class Reconciler:
 
     async def _work(self) -> None:
         while True:
+            # Before the look: whoever hurries during it is served by another one.
             self._due.clear()
             declared = self._declared()
             await self._look_at_all(declared)
@@ -173,6 +176,8 @@ class Reconciler:
         }
         failed: set[str] = set()
         for action in plan.actions:
+            # A second step on one that is not where the first should have brought it would
+            # mislead.
             if action.extension in failed:
                 continue
             trouble = await self._try(database.name, action, found)
@@ -196,6 +201,7 @@ class Reconciler:
         if lacking:
             return Trouble(database, action.extension, f"it waits for extension {lacking[0]!r}")
         before = self._retries.get(key)
+        # Another action is tried at once: somebody has changed what is declared, or what is there.
         if before is not None and before.action == action and self._clock() < before.at:
             return before.trouble
         try:
@@ -209,6 +215,7 @@ class Reconciler:
             trouble = Trouble(*key, failure.message, failure.sqlstate, failure.hint)
             self._retries[key] = troubles.retry_after(action, trouble, before, self._clock())
             return trouble
+        # A later failure begins with the short pause again.
         self._retries.pop(key, None)
         self._tell_done(database, action)
         return None
@@ -218,6 +225,7 @@ class Reconciler:
 
         # What it requires is created where the session is, if its control file fixes its schema.
         path = DEFAULT_SCHEMA if isinstance(action, Create) else ""
+        # A session for each: some extensions refuse to be changed once their library is loaded.
         async with self._sessions.open(database, _LIMITS, search_path=path) as connection:
             await connection.execute(statement_of(action))
 
@@ -234,6 +242,7 @@ class Reconciler:
             for key in [key for key in memory if key[0] == database and key[1] not in found]:
                 del memory[key]
         for extension, trouble in found.items():
+            # Told once for as long as it stays the same, and not at each look.
             if self._troubles.get((database, extension)) != trouble:
                 self._troubles[database, extension] = trouble
                 self._tell_trouble(trouble)

@@ -163,6 +163,7 @@ async def _run(
     connection: AsyncConnection[_Row], plan: UpdatePlan
 ) -> tuple[tuple[Step, ...], list[_Row]]:
     """Return the steps with their times, and the locks at the end."""
+    # By the simple protocol, which alone takes several statements in one message.
     cursor = await connection.execute(_script(plan), prepare=False)
     *seconds, locks = [rows async for rows in _results(cursor)]
     ends = [0.0, *(float(rows[0][0]) for rows in seconds)]
@@ -203,6 +204,7 @@ def _script(plan: UpdatePlan) -> Composed:
     parts = [
         part
         for _, version in plan.steps
+        # Step by step, since UPDATE TO the last version tells no times of its own.
         for part in (statements.update(plan.extension, version), SQL(_SECONDS))
     ]
     return SQL("; ").join([*parts, SQL(_LOCKS), SQL("ROLLBACK")])
@@ -233,6 +235,7 @@ def _steps_of(plan: UpdatePlan, script: str) -> tuple[Step, ...]:
     scripts = [f"{plan.extension}--{before}--{after}.sql" for before, after in plan.steps]
     if len(scripts) == 1:
         return (Step(*plan.steps[0], "failed"),)
+    # Servers before PostgreSQL 18 name no script.
     if script not in scripts:
         return tuple(Step(*versions, "unknown") for versions in plan.steps)
     at = scripts.index(script)

@@ -65,6 +65,7 @@ class ExtensionKeeper:
                 f"cannot update extension {extension!r}: the instance is {phase_of(state)}",
                 hint="start postgres first",
             )
+        # Here too, so that a conflict is the answer, and not the end of an operation.
         self._turns.require_free(database, extension)
         declared = self._declared_version(database, extension)
         plan = await updating.plan_update(self._sessions, database, extension, version or declared)
@@ -127,6 +128,7 @@ class ExtensionKeeper:
                 details=_details(plan),
             )
             raise
+        # An update that changed nothing is no news.
         if plan.from_version != plan.to_version:
             self._events.record(
                 "ExtensionUpdated", f"{_words(plan)}: done", actor=actor, details=_details(plan)

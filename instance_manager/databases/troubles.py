@@ -56,6 +56,7 @@ def retry_after(
 ) -> Retry:
     """Return when to try again: after 5 s, then twice as long each time, at most 5 minutes."""
     attempts = before.attempts + 1 if before is not None and before.action == action else 1
+    # The exponent is bounded, since an action may fail for months.
     pause = min(_FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 10), _LAST_RETRY_SECONDS)
     return Retry(action, attempts, now + pause, trouble)
 

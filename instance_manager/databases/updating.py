@@ -61,6 +61,7 @@ async def plan_update(
         ConflictError: the server is in recovery, or no volume offers the extension any more.
         UnresponsiveError: the server refuses, or does not answer.
     """
+    # Servers cut longer names off, and would open a database that nobody asked for.
     if "\0" in database or not 1 <= len(database.encode(errors="replace")) <= NAME_LIMIT_BYTES:
         raise NotThereError(f"there is no database {database!r}")
     try:
@@ -73,6 +74,7 @@ async def plan_update(
                     hint="mount the volume that holds it, and reload",
                 )
             wanted = version or offered.default_version or have.version
+            # The server knows no path from a version to itself.
             if wanted == have.version:
                 return UpdatePlan(database, extension, wanted, wanted, (wanted,))
             paths = await observing.read_paths(connection, extension, have.version)
@@ -101,6 +103,7 @@ async def _installed(
 
 
 async def _why_not(sessions: Sessions, database: str, error: SqlError) -> Exception:
+    # Asked in another database: a refused login does not say whether this one exists.
     if await sessions.lack(database):
         return NotThereError(f"there is no database {database!r}")
     return UnresponsiveError(
