@@ -148,8 +148,11 @@ class Configuration:
                     hint="wait until it is over",
                 )
             judged = await self._judge.judge(await self._read(document), _CHANGE)
+            # Before anything is changed: afterwards nobody could tell what the server had started
+            # with.
             await self._keep_what_works()
             overridden = await self._apply(judged.candidate, None)
+            # Last: only what the server has taken comes back after a new start of the manager.
             await self._startup.documents.accept(judged.candidate.settings)
             self._succeed()
             tag = tag_of(self.document())
@@ -202,10 +205,13 @@ class Configuration:
     async def _reload(self, progress: Progress | None) -> None:
         _report(progress, "reading the settings")
         if self._file is not None:
+            # Before it is read: a change in between is seen as one by the watch.
             await self._file.note()
         settings = await self._startup.reread_settings()
         if self._supervisor.state in _ALIVE:
             _report(progress, "judging the configuration")
+            # A server that runs must not be led to a configuration with which it could not start
+            # again.
             judged = await self._judge.judge(settings, "reload")
             await self._keep_what_works()
             await self._apply(judged.candidate, progress)
@@ -252,6 +258,7 @@ class Configuration:
         """
         _report(progress, "writing the configuration")
         await self._observer.read_facts()
+        # As the server runs with it now, which may be other than what was written last.
         seen = self._observer.facts
         await self._startup.configure(seen.dynamic_library_path or "" if seen else "")
         postmaster = self._supervisor.postmaster
@@ -297,6 +304,7 @@ class Configuration:
         before, self._taken = self._startup.settings, None
         try:
             yield
+        # A cancellation, too: whoever gives up a change must not leave half of it in force.
         except BaseException:
             # A start may have fallen back meanwhile: what it took is not ours to take back.
             if self._taken is not None and self._startup.settings is self._taken:
@@ -353,6 +361,7 @@ class Configuration:
         told = ""
         while True:
             await self._supervisor.until({State.RUNNING})
+            # Amid a change, what is in force is not yet what the server has loaded.
             if not self._turn.locked():
                 told = await self._remember_good(told)
             await asyncio.sleep(_REMEMBER_SECONDS)

@@ -25,6 +25,7 @@ _SEPARATING: Final = frozenset(" :$\t\n")
 
 def directory() -> Path | None:
     """Return the directory of the bundle; None for an installation."""
+    # Set by the bootloader of a frozen program.
     if not getattr(sys, "frozen", False):
         return None
     return Path(sys.executable).parent
@@ -48,6 +49,7 @@ def command() -> tuple[str, ...]:
     """Return the command line that starts this program again, as isolated as this one is."""
     if directory() is not None:
         return (sys.executable,)
+    # With -m, the working directory of whoever calls comes first on the path of modules.
     isolated = ("-I",) if sys.flags.isolated else ()
     return (sys.executable, *isolated, "-m", "instance_manager")
 

@@ -156,6 +156,7 @@ class OperationCalls:
         wait_seconds: float,
         key: str | None = None,
     ) -> Operation:
+        # The server lets no request wait longer; the rest is waited for in others.
         first = min(wait_seconds, LONGEST_WAIT_SECONDS)
         # An empty key is sent too, and refused: whoever gives one believes that it protects.
         headers = {_KEY_HEADER: key} if key is not None else None

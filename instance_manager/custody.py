@@ -81,6 +81,7 @@ class Custody:
         """
         _log.warning("postgres recovers from a crash of its own", reason=sentence)
         self._events.record("CrashRecovered", sentence or "it crashed", kind=EventType.WARNING)
+        # Counted from the last time that it accepted: a crash now and then is nothing hopeless.
         self._crashes = 1 if self._supervisor.state is State.RUNNING else self._crashes + 1
         if self._crashes >= _HOPELESS_CRASHES:
             # Not amid what the log was read for, which may be a start.
@@ -121,6 +122,8 @@ class Custody:
                 if renewal is None and lease.is_due:
                     renewal = asyncio.create_task(in_thread("lease", lease.renew), name="renewal")
                 if renewal is not None:
+                    # No longer than it is ours: what has to end then is the server, not the
+                    # renewal.
                     await asyncio.wait({renewal}, timeout=lease.trusted_seconds)
                     if renewal.done():
                         ended, renewal = renewal, None
@@ -138,6 +141,7 @@ class Custody:
             await self._watch_one_server()
 
     async def _watch_one_server(self) -> None:
+        # Nothing is known of a new server's file: what was seen of the one before does not count.
         postmaster, seen = self._supervisor.postmaster, Look()
         while postmaster is not None and self._is_current(postmaster):
             seen = await self._look_once(postmaster, seen)
@@ -155,6 +159,7 @@ class Custody:
             if not before.is_suspect:
                 # Once may be a moment's trouble of the storage.
                 return before._replace(is_suspect=True)
+            # The look took time: another server may run by now, of which it says nothing.
             if self._is_current(postmaster):
                 self._supervisor.abandon(error)
             return before
@@ -166,6 +171,7 @@ class Custody:
         return seen
 
     def _look(self, directory: Path, postmaster: int, before: Look) -> Look:
+        # A file that no server ever removes while it runs.
         if not _is_there(directory / data_directory.VERSION_FILE):
             raise _lost(f"its data directory {str(directory)!r} is gone")
         if not self._startup.tenancy.has_own_lock():
@@ -222,6 +228,7 @@ def look_at_pid_file(directory: Path, postmaster: int, before: Look) -> Look:
     if before.content is None:
         return _first_look(directory, postmaster)
     match pid_file.watch(directory, before.content):
+        # Else the server would end itself at its next look, within a minute.
         case pid_file.Watched.MISSING:
             return Look(before.content, pid_file.restore(directory, before.content))
         case pid_file.Watched.OTHER:

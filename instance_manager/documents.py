@@ -86,6 +86,7 @@ class Documents:
         """
         if settings.configuration.source != "api" or self._has_adopted:
             return settings
+        # Once for each manager: later starts go by what came over HTTP meanwhile.
         self._has_adopted = True
         kept = await self._accepted_file.load()
         if self._accepted_file.is_foreign:
@@ -145,6 +146,7 @@ class Documents:
         Raises:
             DataDirectoryError, DiskSpaceError: it can't be written; the one before stays.
         """
+        # Asked each second while the server runs: the same one is not written again.
         if settings is not self._good:
             await self._good_file.store(document_of(settings))
             self._good = settings
@@ -166,6 +168,7 @@ class Documents:
 
     async def _another_good(self, settings: Settings) -> Settings | None:
         good = await self._good_file.load()
+        # To fall back on what has just failed would only fail again.
         if good is None or text_of(good) == text_of(document_of(settings)):
             return None
         return _with(settings, good, "last good")

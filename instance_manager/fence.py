@@ -65,6 +65,7 @@ class Fence:
 
     async def _change(self, verb: str, change: Callable[[], None]) -> None:
         def work() -> None:
+            # In the thread and in its turn: the directory may have been let go while this waited.
             if not self._is_ours():
                 raise DataDirectoryError(
                     f"cannot {verb} the fence: the data directory is not ours to write",
@@ -73,6 +74,8 @@ class Fence:
             change()
 
         try:
+            # Storage that hangs may be why somebody fences: they are told, and postgres is stopped
+            # anyway.
             async with asyncio.timeout(_SECONDS):
                 await self._turn.run("fence", work)
         except TimeoutError as error:

@@ -34,9 +34,11 @@ def give_data_directory(configured: Path | None, me: Account) -> Path | None:
     a process with one thread.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
+    # Safe here: there is no other thread yet, and no loop.
     helper = os.fork()
     if helper == 0:
         _help(configured, me, writing)
+    # Else the reading end would never come to its end, were the helper to die without an answer.
     os.close(writing)
     answer = os.read(reading, _LONGEST_PATH_BYTES) if _is_answered(reading) else b""
     os.close(reading)
@@ -80,6 +82,7 @@ def give(directory: Path, me: Account, mode: int) -> None:
     except OSError:
         return  # said with its reason where the directory is needed
     try:
+        # Of the open directory: its name may lead elsewhere by now.
         if os.fstat(opened).st_uid == 0 and {entry.name for entry in os.scandir(opened)} <= {
             "lost+found"
         }:

@@ -100,13 +100,16 @@ def _put(source: Path, target: Path, *, may_tidy: bool) -> bool:
     link = target / NAME
     current = _current(link)
     if may_tidy:
+        # First: what killed runs left takes room away from this one.
         _tidy(target, current)
+    # By content: a bundle of the same version may be damaged, or of another build.
     if current is not None and fingerprint(current) == fingerprint(source, as_copied=True):
         return False
     partial = target / f"{_PARTIAL}{secrets.token_hex(4)}"
     try:
         _copy(source, partial)
         whole = target / f"{_HIDDEN}{__version__}-{secrets.token_hex(4)}"
+        # Named as a bundle only when it is whole: a partial one is anybody's to remove.
         partial.rename(whole)
     except BaseException:
         # Also for Ctrl-C: only a kill leaves something, for the next run.
@@ -185,6 +188,7 @@ def _fill(source: Path, partial: Path) -> None:
             with entry.open("rb") as content, place.open("xb") as copy:
                 shutil.copyfileobj(content, copy, 1 << 20)
                 copy.flush()
+                # By the descriptor, whatever the umask was when it was made.
                 os.fchmod(copy.fileno(), _mode(entry, as_copied=True))
                 os.fsync(copy.fileno())
     below = [path for path in partial.rglob("*") if _is_directory(path)]
@@ -197,6 +201,7 @@ def _fill(source: Path, partial: Path) -> None:
 
 def _point(link: Path, whole: Path) -> None:
     """Have *link* lead to the new bundle, in one step."""
+    # The directory's name must be durable before the link that leads to it.
     _flush(whole.parent)
     beside = whole.with_name(f"{_PARTIAL}{secrets.token_hex(4)}")
     beside.symlink_to(whole.name)

@@ -233,6 +233,7 @@ class Instance:
         postmaster, seen = self._rooms.supervisor.postmaster, self._rooms.observer.facts
         if postmaster is None or seen is None:
             return None
+        # Read once for each server: what a process was started with does not change.
         if self._environment[0] != postmaster.pid:
             given = process.environment_of_process(postmaster.pid)
             self._environment = postmaster.pid, given
@@ -342,6 +343,8 @@ class Instance:
         supervisor = self._rooms.supervisor
         if supervisor.state not in _ALIVE:
             # It holds for restarts that nobody asks for, too.
+            # Not for a server that lives, whose next restart would go by it without anybody
+            # asking.
             self._rooms.startup.inventory.is_ignored = ignore_inventory
         supervisor.request(Event.START_REQUESTED)
         await self._until_started(progress)
@@ -432,6 +435,7 @@ class Instance:
             await self._rooms.observer.read_facts()
         is_refused = isinstance(supervisor.failure, PreflightError)
         if supervisor.state is State.FAILED and is_refused and startup.refusal() is None:
+            # As if it had been retried: the reason of the refusal is known to be gone.
             supervisor.handle(Event.CAUSE_GONE)
         return self.extensions()
 
@@ -444,6 +448,7 @@ class Instance:
         if state in _STARTED:
             return
         if supervisor.failure is not None:
+            # The operation ends with what the status shows, code and hint included.
             raise supervisor.failure
         raise ConflictError(f"cannot start postgres: the instance is {phase_of(state)}")
 

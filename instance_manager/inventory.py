@@ -76,6 +76,7 @@ class InventoryFile:
     def load(self) -> Inventory | None:
         """Return what was kept last; None without one that is this instance's."""
         self.is_foreign = False
+        # Before the import, which a start without an inventory need not pay for.
         if not self._files.inventory.exists():
             return None
         from instance_manager.databases import inventory as room
@@ -98,6 +99,7 @@ class InventoryFile:
     def _store(self, inventory: Inventory) -> bool:
         from instance_manager.databases import inventory as room
 
+        # In its turn: the directory may have been let go while this waited.
         if not self._is_ours():
             raise DataDirectoryError(
                 "cannot keep the inventory: the data directory is not ours to write"

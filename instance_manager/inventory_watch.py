@@ -71,6 +71,7 @@ class InventoryWatch:
 
     async def run(self) -> None:
         """Read once a minute, and soon after each start."""
+        # What was kept before fills the gaps of a reading that fails in part.
         self._kept = await in_thread("inventory", self._startup.inventory.load)
         while True:
             await self._supervisor.until({State.RUNNING})
@@ -85,6 +86,7 @@ class InventoryWatch:
         """
         if self._reader is None or self._cost_seconds > _BEFORE_STOP_SECONDS:
             return
+        # Readings rest between databases; a stop has no time for that.
         self._reader.hurry()
         task = asyncio.create_task(self._take(self._reader), name="last inventory")
         # Not awaited when it is late: the driver takes its time to give up a query.
@@ -116,6 +118,7 @@ class InventoryWatch:
             if problems and self._supervisor.state is not State.RUNNING:
                 # Said by a server that ends meanwhile: the databases are not to blame.
                 return
+            # Without the rests, which a reading in a hurry leaves out.
             self._cost_seconds = self._clock() - begun - reader.rested_seconds
             self.reading, self._read_at = reading, self._clock()
             self._tell(problems)
@@ -134,6 +137,8 @@ class InventoryWatch:
         else:
             self._kept = inventory
             if is_news:
+                # What databases need now may be missing: told while it can still be mended, not at
+                # a start.
                 self._startup.prover.reconsider()
 
     def _tell(self, problems: tuple[str, ...]) -> None:

@@ -77,8 +77,11 @@ class Judge:
             *hba_problems(postgres.hba, "hba", major),
             *ident_problems(postgres.ident, "ident", major),
         ]
+        # For units and contexts: only a running server can tell them, of libraries' parameters
+        # too.
         known = await self._parameters()
         before = startup.render() if startup.examination is not None else ""
+        # Not where nothing changes: what the server runs with need not be proven to it again.
         if candidate.configuration != before:
             problems += await self._try(candidate, known or {})
             problems += await self._too_little_for_a_standby(before, candidate.configuration)

@@ -85,6 +85,7 @@ class KeptDocument:
 
     def _store(self, document: Mapping[str, Any]) -> None:
         files = self._where()
+        # In its turn: the directory may have been let go while this waited.
         if not self._is_ours():
             raise DataDirectoryError(
                 "cannot keep the configuration: the data directory is not ours to write"

@@ -151,6 +151,7 @@ def _render_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
     import json
 
     text = json.dumps(event, ensure_ascii=False, separators=(",", ":"), default=str)
+    # Names of files may hold bytes that are no UTF-8: a line with one must not be lost.
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -198,6 +199,7 @@ def configure(level: Level = "info", style: Format = "auto", descriptor: int = 1
         processors=[_order, _render_console if console else _render_json],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _SinkLogger(sink),
+        # A logger that is kept would not hear of another level: see set_level().
         cache_logger_on_first_use=False,
     )
     # Else they would write to standard error by themselves, and not as objects.

@@ -41,6 +41,7 @@ class Proofs:
             SettingsError: a file can't be read, or certificate and key don't belong together.
         """
         self._control = control
+        # Before they are read: a change in between is seen by the next look.
         self._seen = self._digests()
         self._token = self._read_token()
         context = self._read_context()
@@ -54,6 +55,7 @@ class Proofs:
         self, on_change: Callable[[str], object], on_error: Callable[[str], object]
     ) -> None:
         """Use what the files hold from now on; for ever. Both are told in words."""
+        # Ended, the task would be begun again and again.
         if not self._seen:
             await asyncio.Future[None]()
         told = ""
@@ -81,6 +83,7 @@ class Proofs:
         token = await in_thread("certificates", self._read_token)
         context = await in_thread("certificates", self._read_context)
         files = [path for path, digest in digests.items() if digest != self._seen[path]]
+        # Both are read before either is taken: a mistake in one leaves both as they were.
         self._token = token
         tls = self._control.tls
         if context is not None and self.contexts is not None and {*files} - {self._token_file}:

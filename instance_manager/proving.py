@@ -110,6 +110,7 @@ class Prover:
         return examination
 
     async def _look_at(self, settings: Settings, server: Server) -> Look:
+        # A turn for each root: one that hangs holds up nobody who looks at another one.
         turn = self._turns[settings.extensions.root]
         look = partial(scan.look, settings, server=server.facts)
         found = await _within_limit(settings, turn, "discovery", look)
@@ -126,6 +127,8 @@ class Prover:
         look = await self._look_at(settings, server)
         examination, is_complete = await self._prove(look, begun + _BUDGET_SECONDS)
         examination = scan.timed(examination, self._clock() - begun)
+        # Looks may end in another order than they began: an older one must not take a newer's
+        # place.
         if number > self._kept:
             self._kept, self._look = number, look
             self._is_complete = is_complete
@@ -173,6 +176,7 @@ class Prover:
         if all(one.content_sha256 for one in examination.report.volumes):
             return
         completed = await in_thread("contents", scan.complete, examination, look.server.facts)
+        # Every byte was read: somebody may have looked again meanwhile.
         if self.examination is examination:
             self.examination = completed
             before = set(_by_volume(examination.report))
@@ -181,6 +185,8 @@ class Prover:
     def start(self) -> None:
         """Remember which libraries the server that is started now will load."""
         accepted = self.examination.accepted if self.examination else ()
+        # As they are now: a file that is exchanged later is not the one that the server has
+        # mapped.
         self._started_with = replaced.libraries_of(accepted)
         self.changes = replaced.NO_CHANGES
 
@@ -193,6 +199,7 @@ class Prover:
         """Compare the running server's libraries with the files; return whether that is news."""
         before = self._started_with
         changes = await in_thread("replaced libraries", _changes, before, postmaster)
+        # Another server may have been started while this looked.
         if before is not self._started_with or changes == self.changes:
             return False
         told = (*self.changes.replaced, *self.changes.gone)
@@ -248,6 +255,7 @@ async def prove(
         tried = _to_try(examination)
         if not tried:
             return examination, True
+        # Bounded: a volume may hold any number of files that look like modules.
         questions = list(islice(_questions(tried, look.settings), _MOST_MODULES))
         answers = await tracer.ask(questions, _scene(tried, look.server), until)
         if (program := look.server.facts.program) in answers:

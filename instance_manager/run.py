@@ -85,6 +85,7 @@ def run(surroundings: Surroundings) -> int:
     """Run the manager until it may end and return its exit code."""
     settings = surroundings.settings
     with ExitStack() as ends:
+        # Before the sockets: a broken certificate ends the start before anything is touched.
         proofs = Proofs(settings.control)
         listening = sockets.bind_all(settings, ends, surroundings.control_group)
         sink = log.configure(settings.log.level, settings.log.format)
@@ -142,6 +143,7 @@ class _Manager:
                 ),
             )
             shutdown = Shutdown(startup, observer, postgres_log)
+            # The lock of the data directory is given back when no child is left that uses it.
             with contextlib.closing(startup):
                 rooms = Rooms(
                     startup=startup,
@@ -199,12 +201,15 @@ class _Manager:
             tasks = [
                 group.create_task(_guard(name, make), name=name) for name, make in eternal.items()
             ]
+            # Not before the supervisor stands: the signals are blocked until then, and none is
+            # lost.
             with _handled_signals(supervisor, instance):
                 try:
                     code = await supervisor.run()
                 finally:
                     # Whatever ended this: postgres must not be left behind alone.
                     await _end(supervisor)
+            # Before the listeners end: who waits for an operation is still told how it ended.
             await instance.operations.close()
             for task in tasks:
                 task.cancel()
@@ -251,6 +256,7 @@ class _Changes:
         """Note the state, and wake who waits for it."""
         self.rooms.observer.hurry()
         if self.rooms.supervisor.postmaster is None:
+            # What an ended server said must not make the next one ready.
             self.rooms.observer.forget()
             self.rooms.startup.prover.end()
         failure = self.rooms.supervisor.failure
@@ -396,6 +402,7 @@ async def _guard(name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> No
             await make()
         except Exception as error:  # noqa: BLE001 - the task guard
             _log.error("a fault of the manager", task=name, exc_info=error)
+        # Else a fault that lasts would keep the loop busy, and fill the log.
         await asyncio.sleep(_FAULT_PAUSE_SECONDS)
 
 
@@ -412,14 +419,17 @@ def _handled_signals(supervisor: Supervisor, instance: Instance) -> Generator[No
         ),
     }
     for number in _MEANINGLESS:
+        # Children get every disposition back by posix_spawn: an ignored signal outlives exec.
         signal.signal(number, signal.SIG_IGN)
     for number, handler in handlers.items():
         signals.catch(number, handler)
+    # Only now: what came before is pending, and is handled at this moment.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
     try:
         yield
     finally:
         # Postgres is gone: whoever still signals finds nothing left to stop.
+        # Before the handlers go: by default, the next TERM would change the exit code.
         signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
         for number in handlers:
             signals.release(number)

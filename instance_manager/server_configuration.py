@@ -69,10 +69,12 @@ def write_configuration(
     text = render_configuration(settings, examination, target)
     rules, maps = _access(settings, target, state)
     changed = [
+        # The parameters come last, since they name the other two: a start amid this finds those.
         writing.write_atomically(files.hba, rules),
         writing.write_atomically(files.ident, maps),
         writing.write_atomically(files.configuration, text),
     ]
+    # When our file is there: the line that includes it is of no use before.
     writing.ensure_include(files.data_directory)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
     for entry in writing.take_out_auto_entries(
@@ -117,6 +119,7 @@ def _state(target: Target) -> instance_state.InstanceState:
     """Return what is kept of the instance, made anew where it belongs to another cluster."""
     identifier = str(control_data.read(target.files.data_directory).system_identifier)
     known = instance_state.read(target.files.instance)
+    # A restore puts another cluster here, with rules of its own that count.
     made_here = known is not None and known.made_here and known.system_identifier == identifier
     state = instance_state.InstanceState(identifier, target.instance, made_here)
     if state != known:

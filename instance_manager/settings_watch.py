@@ -43,6 +43,7 @@ class SettingsFile:
             if now == seen and now != settled:
                 settled = now
                 digest = await in_thread("settings file", self._digest)
+                # The file may be gone or unreadable for a moment: that is no other configuration.
                 if digest is not None and digest != self._applied:
                     self._applied = digest
                     on_change()
@@ -52,6 +53,7 @@ class SettingsFile:
         """Return what changes when the file does; None where it can't be seen."""
         with contextlib.suppress(OSError):
             facts = self.path.stat()
+            # The time of the inode's change, too: a writer may set the other one back.
             changed = facts.st_mtime_ns, facts.st_ctime_ns
             return facts.st_dev, facts.st_ino, facts.st_size, *changed
         return None

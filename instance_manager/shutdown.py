@@ -66,6 +66,7 @@ class Shutdown:
     async def checkpoint_first(self, limit_seconds: float) -> None:
         """Have a checkpoint made where much was written since the last one, within the limit."""
         if self.before_stop is not None:
+            # While the server still answers: afterwards nobody can ask it what the databases use.
             await self.before_stop()
         facts = self._observer.facts
         if facts is None or facts.since_checkpoint_bytes < _WORTH_A_CHECKPOINT_BYTES:
@@ -74,6 +75,7 @@ class Shutdown:
         try:
             async with asyncio.timeout(limit_seconds):
                 await self.checkpoint()
+        # A stop goes on without it: only the outage is longer.
         except (TimeoutError, InstanceManagerError) as error:
             _log.warning("stopping without that checkpoint", reason=str(error) or "too late")
 
@@ -98,6 +100,7 @@ class Shutdown:
         """End what a killed postmaster may have left behind; for a few seconds at most."""
         site = leftovers.Site(self._startup.files, leftovers.Lock.OURS)
         with suppress(TimeoutError, OSError, InstanceManagerError):
+            # A thread on storage that hangs must not keep the end of the server from being told.
             async with asyncio.timeout(_LEFTOVERS_SECONDS):
                 await in_thread("leftovers", leftovers.end_all, site)
 
@@ -120,6 +123,7 @@ class Shutdown:
         """
         before, now = self._startup.oom_kills_before, memory.oom_kills()
         if before is None or now is None:
+            # Without both counts there is no reason to blame the memory.
             return False
         return now - before > self._log.kills_survived
 

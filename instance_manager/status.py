@@ -145,6 +145,7 @@ def postgres_of(
     supervisor: Supervisor, startup: Startup, observer: Observer
 ) -> models.PostgresStatus:
     """Return what is known of the server: by its own words, else by its program's."""
+    # What an ended server said of itself is no fact any more.
     facts = observer.facts if phase_of(supervisor.state) in _ALIVE else None
     version = startup.version
     postmaster = supervisor.postmaster

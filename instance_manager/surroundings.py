@@ -116,6 +116,7 @@ def survey(load: Load, environment: Mapping[str, str]) -> Surroundings:
         problems += _reachable(me, server.postgres)
     if me is not None and not problems:
         if started_as == 0:
+            # Before root is given up, and in a process of its own: the storage may never answer.
             found = handing_over.give_data_directory(found, me)
             _collect(problems, lambda: _become(me, settings))
         problems += (*_runtime_directories(settings), *secret_problems(settings))
@@ -158,6 +159,7 @@ def forget_secrets(environment: MutableMapping[str, str]) -> None:
     for name in environment.keys() & set(SECRET_VARIABLES):
         libc = ctypes.CDLL(None)
         libc.getenv.restype = ctypes.c_void_p
+        # The address in the memory that /proc/PID/environ shows, of which Python has a copy only.
         address = libc.getenv(name.encode())
         if address:
             ctypes.memset(address, 0, len(os.fsencode(environment[name])))

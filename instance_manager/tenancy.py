@@ -77,9 +77,11 @@ class Tenancy:
         if self.had_cluster:
             lost.require_not_vanished(self.directory)
         if not data_directory.has_cluster(self.directory):
+            # Before anything is made here: a refusal leaves the directory as it was.
             data_directory.require_no_data_nearby(self.directory)
         elif not self.files.marker.exists():
             self.had_cluster = True
+        # Before the lock, whose file could not be made: that would be told as another error.
         read_only.require_writable(self.directory)
         if self._held is not None and not self._held.is_of(self.files):
             # Another volume is there now, or another directory: it has a lock of its own.
@@ -106,6 +108,7 @@ class Tenancy:
                 f"cannot use data directory {str(self.directory)!r}: it was let go",
                 hint="somebody else may have taken it; this is tried again by itself",
             )
+        # Before the pid file is looked at: only then is whoever it names surely no server of ours.
         leftovers.end_all(held.site)
         clear()
         pid_file.remove_damaged(self.directory)
@@ -122,4 +125,5 @@ class Tenancy:
     def close(self) -> None:
         """Release the lock, as far as this process holds it."""
         self.let_go()
+        # Given up after a moment: storage that hangs must not keep the manager from its end.
         self.lease.finish()

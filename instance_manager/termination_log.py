@@ -22,6 +22,7 @@ def write(error: InstanceManagerError, said: tuple[str, ...] = ()) -> None:
     """Write the cause, and of *said*, the postmaster's last lines, those that have room."""
     cause = f"exit code {error.exit_code}: {error.message}\n{error.hint}\n"
     text, tail = cause.encode(errors="replace"), b""
+    # From the end: the last lines are nearest to the cause, and the cause itself comes first.
     for line in reversed(said):
         longer = f"{line}\n".encode(errors="replace") + tail
         if len(text) + len(longer) > _LIMIT_BYTES:
@@ -37,6 +38,7 @@ def clear() -> None:
 
 def _replace(text: bytes) -> None:
     with contextlib.suppress(OSError):
+        # Without O_CREAT: outside Kubernetes nothing is to appear in /dev.
         descriptor = os.open(_PATH, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         try:
             os.write(descriptor, text[:_LIMIT_BYTES])

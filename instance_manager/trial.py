@@ -113,6 +113,7 @@ class Trial:
         done = await self._children.run(
             "pg_controldata",
             [str(place.binaries.postgres.with_name("pg_controldata")), str(place.data_directory)],
+            # The labels of its output are translated.
             environment=place.tools | {"LC_ALL": "C"},
             deadline_seconds=_CONTROL_DATA_SECONDS,
         )
@@ -138,6 +139,7 @@ class Trial:
         Raises:
             PreflightError: a library that it loads would end it.
         """
+        # A restart is to be fast: what has worked with the same files will work again.
         if self._loaded(environment, loading) == self._works:
             return
         try:
@@ -171,6 +173,7 @@ class Trial:
 
     def succeed(self) -> None:
         """Note that it accepts connections: what it loaded works, whatever a trial has said."""
+        # By what was loaded at its start: the files may have changed since.
         self._works = self._begun
         self._prover.trial = None
 
@@ -220,6 +223,7 @@ class Trial:
                 environment=environment,
                 libraries=loading.at_start,
                 session_libraries=loading.in_sessions,
+                # By the lock the next start finds a trial whose manager was killed.
                 inherit=() if lock is None else (lock,),
             )
             return await rehearse(self._children, rehearsal, self._turn)
