@@ -166,6 +166,7 @@ async def _run(
     # By the simple protocol, which alone takes several statements in one message.
     cursor = await connection.execute(_script(plan), prepare=False)
     *seconds, locks = [rows async for rows in _results(cursor)]
+    # All of them count from the arrival of the message, which is what statement_timestamp() tells.
     ends = [0.0, *(float(rows[0][0]) for rows in seconds)]
     steps = tuple(
         Step(*versions, "succeeded", round(end - start, 6))

@@ -69,6 +69,8 @@ class ExtensionKeeper:
         self._turns.require_free(database, extension)
         declared = self._declared_version(database, extension)
         plan = await updating.plan_update(self._sessions, database, extension, version or declared)
+        # What the settings contradict would be updated again, or told as drift, at their next
+        # look.
         if not rehearsed and declared not in {None, plan.to_version}:
             raise ConflictError(
                 f"cannot update extension {extension!r} of database {database!r} to version"

@@ -124,6 +124,7 @@ class Sessions:
             "lock_timeout": _milliseconds(limits.lock_seconds),
             "statement_timeout": _milliseconds(limits.statement_seconds),
             "role": "none",
+            # As a replica, triggers that a script relies on would not fire.
             "session_replication_role": "origin",
         }
         if search_path:

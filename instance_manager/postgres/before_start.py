@@ -52,7 +52,7 @@ def require_whole(directory: Path, server_major: int, configured_wal: Path | Non
 def _require_cluster(directory: Path) -> None:
     if (directory / data_directory.VERSION_FILE).exists():
         return
-    # Its control file makes it a cluster: to call it somebody's files would invite to remove them.
+    # With a control file it is a cluster in part: another directory is no way out then.
     if (directory / control_data.FILE_NAME).exists():
         raise DataDirectoryDamagedError(
             f"cannot use data directory {str(directory)!r}: {data_directory.VERSION_FILE} is"

@@ -33,6 +33,7 @@ class Identity:
         """Whether it is *here*'s, and not one that came with a copy; in doubt, it holds."""
         if _differ(self.system_identifier, here.system_identifier):
             return False
+        # Only both together tell a copy: a container may get another name and keep its directory.
         return not (
             _differ(self.instance, here.instance) and _differ(self.directory, here.directory)
         )

@@ -32,7 +32,11 @@ def read(path: Path) -> InstanceState | None:
     try:
         raw = json.loads(small_files.read(path).decode())
         return InstanceState(
-            str(raw["system_identifier"]), str(raw["instance"]), raw["made_here"] is True
+            # Nothing but true itself: by it, the access rules of the directory's own files are
+            # left out.
+            str(raw["system_identifier"]),
+            str(raw["instance"]),
+            raw["made_here"] is True,
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

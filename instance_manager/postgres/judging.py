@@ -77,6 +77,7 @@ def unknown_names(failure: Failure) -> frozenset[str]:
 
 
 def _problem(text: str, known: Collection[str]) -> Problem:
+    # Without the file, which lies on the stage: nobody who asks has heard of that.
     message = mask_text(_WHERE.sub("", text))
     found = _NAMED.search(text)
     if found is None:

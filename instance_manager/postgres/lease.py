@@ -281,6 +281,7 @@ class Lease:
     def _store(self, more_flags: int) -> None:
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | more_flags
         self._me = replace(self._me, counter=self._me.counter + 1)
+        # Of one length: in place, a shorter text would leave the end of a longer one behind it.
         text = json.dumps(asdict(self._me), indent=1).ljust(_LENGTH_BYTES - 1) + "\n"
         # Others may see it from now on, however long it takes.
         began = self._clock()

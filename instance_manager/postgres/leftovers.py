@@ -281,6 +281,7 @@ def _stop(postmasters: list[Process], found: list[Process], seconds: float) -> N
     )
     # A frozen backend would keep its postmaster from ending.
     _signal(found, signal.SIGCONT)
+    # To the postmaster alone: a backend takes INT for the cancellation of a query.
     _signal(postmasters, signal.SIGINT)
     end = time.monotonic() + seconds
     # Not for all that was found: a script or an archive command does not end with the server.
@@ -293,6 +294,7 @@ def _stop(postmasters: list[Process], found: list[Process], seconds: float) -> N
 def _left_after(site: Site, seconds: float) -> list[Process]:
     """Wait until none is left, *seconds* at most; return who is."""
     end = time.monotonic() + seconds
+    # Looked for anew each time: who is being ended may have started others.
     while left := find(site):
         if time.monotonic() >= end:
             break
@@ -307,6 +309,7 @@ def _kill(site: Site) -> None:
         _signal(find(site), signal.SIGSTOP)
         left = find(site)
         _log.warning("killing old processes of this data directory", pids=_pids(left))
+        # Once more, for those that were started before the first one reached who started them.
         _signal(left, signal.SIGSTOP)
         _signal(left, signal.SIGKILL)
         left = _left_after(site, _KILL_SECONDS)

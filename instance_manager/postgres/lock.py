@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from instance_manager.postgres.processes import Identity
 
 _log: Final = get_logger()
+# Close-on-exec: only those carry the lock who are given its descriptor.
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOT_POSSIBLE: Final = frozenset(
     {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}

@@ -44,6 +44,7 @@ def require_never_used(files: OurFiles, configured_wal: Path | None) -> None:
     Raises:
         DataDirectoryLostError: our own file, or WAL of a cluster, says that one did.
     """
+    # That it is there says enough: it counts also where it can't be read.
     if os.path.lexists(files.instance):
         known = instance_state.read(files.instance)
         which = f"cluster {known.system_identifier}" if known else "a cluster"

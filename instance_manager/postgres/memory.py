@@ -36,6 +36,7 @@ def oom_kills() -> int | None:
 def limit_bytes() -> int | None:
     """Return how much memory our cgroup may use; None where nothing limits it."""
     for text in _texts("memory.max", "memory.limit_in_bytes"):
+        # Version 2 says "max" where there is none.
         if text.strip().isdecimal() and int(text) < _NO_LIMIT_BYTES:
             return int(text)
     return None

@@ -55,6 +55,7 @@ def told(directory: Path) -> Generator[None]:
     try:
         yield
     except (OSError, DataDirectoryError) as error:
+        # Errors of ours carry the system's error as their cause.
         cause = error if isinstance(error, OSError) else error.__cause__
         number = cause.errno if isinstance(cause, OSError) else None
         if number == errno.EROFS:

@@ -264,6 +264,7 @@ def strike(stage: Path) -> None:
     if place is None:
         return
     for one in processes.others_of_mine():
+        # Before the tree is removed: they could go on making files in it.
         if one.directory == place:
             one.signal(signal.SIGKILL)
     shutil.rmtree(stage, ignore_errors=True)

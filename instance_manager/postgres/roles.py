@@ -45,6 +45,7 @@ async def create(target: Target, settings: BootstrapSettings, owner_password: st
             if settings.database and settings.database != "postgres":
                 await _create_database(connection, settings.database, owner)
             elif settings.owner:
+                # initdb has made that database, so it is given away and not made.
                 await _hand_over(connection, owner)
     except psycopg.Error as error:
         raise StartError(

@@ -51,6 +51,7 @@ def _limit(fields: dict[str, int], policy: str) -> int | None:
         return fields.get("CommitLimit")
     if policy == _ALWAYS or "MemTotal" not in fields:
         return None
+    # What the kernel's heuristic (policy 0) refuses: more than all there is, used or not.
     return fields["MemTotal"] + fields.get("SwapTotal", 0)
 
 
@@ -58,5 +59,6 @@ def _huge(fields: dict[str, int], more: str) -> int | None:
     """Return what there is in huge pages of the usual size, in KiB; None where none is known."""
     if not {"HugePages_Total", "Hugepagesize"} <= set(fields):
         return None
+    # All and not the free ones: a server that runs gives its own back before the next start.
     pages = fields["HugePages_Total"] + (int(more) if more.isdecimal() else 0)
     return pages * fields["Hugepagesize"]

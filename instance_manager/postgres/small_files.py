@@ -74,6 +74,7 @@ def _opened(path: Path, flags: int) -> Generator[int]:
             raise _no_file(path.lstat().st_mode) from error
         raise
     try:
+        # Of what is open, since the name may mean something else a moment later.
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise _no_file(mode)

@@ -17,6 +17,7 @@ def problem(group: str) -> str:
         number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except KeyError:
         return f'parameter "unix_socket_group": group "{group}" does not exist'
+    # chown(2): without CAP_CHOWN, an owner may choose among the groups that it is in.
     if os.geteuid() == 0 or number in {os.getegid(), *os.getgroups()}:
         return ""
     return f'parameter "unix_socket_group": the server is no member of group "{group}"'

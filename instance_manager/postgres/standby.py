@@ -61,6 +61,7 @@ def problems(before: str, after: str, required: Mapping[str, int]) -> Iterator[P
     """
     old, new = _values(before), _values(after)
     for name, least in required.items():
+        # What is taken out of the configuration falls back to the server's default.
         value = new.get(name, str(DEFAULTS[name])) if name in old | new else None
         given = _whole_number(value) if value is not None else None
         if given is not None and given < least:

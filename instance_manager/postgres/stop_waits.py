@@ -142,6 +142,7 @@ def kind_of(title: str) -> ProcessKind:
     text = title.removeprefix(_PREFIX).rstrip()
     if own := _OWN.fullmatch(text):
         return ProcessKind(own[1])
+    # In this order: the title of a walsender would pass for that of a session, too.
     for pattern, kind in (
         (_WALSENDER, ProcessKind.WALSENDER),
         (_SESSION, ProcessKind.SESSION),
@@ -186,6 +187,7 @@ def _for_users(children: Sequence[ServerProcess]) -> Awaited | None:
 
 
 def _for_itself(children: Sequence[ServerProcess], state: ClusterState | None) -> Awaited:
+    # The control file says so at the end of the shutdown checkpoint: that is over.
     if state in _SHUT_DOWN:
         return _after_the_checkpoint(children) or _for_processes(children)
     if early := [process for process in children if process.kind not in _OUTLIVES_THE_CHECKPOINT]:

@@ -130,6 +130,7 @@ class Tracer:
             return None
         ending = "" if done.status.is_success else str(done.status)
         trace = parse(preloaded, done.output, done.errors, ending)
+        # A loader that knows no trace mode would not know it the next time, either.
         self._can_ask = trace is not None
         if trace is None or not preloaded:
             return trace

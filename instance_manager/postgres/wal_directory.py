@@ -56,6 +56,7 @@ def require_in_place(data_directory: Path, configured: Path | None) -> None:
     link = data_directory / NAME
     _require_there(link, configured)
     target = os.path.realpath(link)
+    # By the real paths: a setting may lead to the same place through a link.
     if configured is not None and os.path.realpath(configured) != target:
         raise _elsewhere(link, target, configured)
     try:
@@ -131,6 +132,7 @@ def _closed(link: Path) -> WalDirectoryError:
 
 def _elsewhere(link: Path, target: str, configured: Path) -> WalDirectoryError:
     old = f"{link}.old"
+    # Copied and synced before the link is changed: who is interrupted amid this has lost nothing.
     commands = (
         ["cp", "-a", f"{target}/.", str(configured)],
         ["sync"],

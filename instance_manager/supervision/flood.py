@@ -44,6 +44,7 @@ class Flood:
     def settle(self, now: float) -> int:
         """End a window at *now*, begin the next one, and return how many were held back."""
         held_back = self._held_back
+        # By what was held back: while it is a flood, nothing passes that could be counted.
         self._is_flood = held_back > self.limit
         self._began, self._passed, self._held_back = now, 0, 0
         return held_back

@@ -122,6 +122,7 @@ class Stop:
         try:
             await self._first(child, work, seconds=limit)
         finally:
+            # A checkpoint that comes too late would be one more session for the stop to wait for.
             work.cancel()
 
     def _time_left(self, rung: Rung) -> float:
@@ -141,6 +142,7 @@ class Stop:
             )
         finally:
             for wait in waits:
+                # Else those that wait for the postmaster would add up, rung after rung.
                 wait.cancel()
 
     @asynccontextmanager
