@@ -148,8 +148,7 @@ class Configuration:
                     hint="wait until it is over",
                 )
             judged = await self._judge.judge(await self._read(document), _CHANGE)
-            # Before anything is changed: afterwards nobody could tell what the server had started
-            # with.
+            # Before anything is changed: it is what a start could fall back on.
             await self._keep_what_works()
             overridden = await self._apply(judged.candidate, None)
             # Last: only what the server has taken comes back after a new start of the manager.

@@ -162,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _let_go_of_output()
         return Exit.FAILED
     except KeyboardInterrupt:
+        # As a shell tells an end by that signal.
         return 128 + signal.SIGINT
     return code
 
@@ -273,6 +274,7 @@ def _add(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser
         epilog=_EXAMPLES.get(name, ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # Without a default, which would overwrite what was given before the sub-command.
     _add_global(command, argparse.SUPPRESS)
     command.add_argument(
         "--set",

@@ -27,6 +27,7 @@ KindT = TypeVar("KindT")
 def field_texts(model: type[BaseModel]) -> dict[str, str]:
     """Return the texts of a model's fields, those of its bases too, by their names in JSON."""
     found: dict[str, str] = {}
+    # From the base on: a class's own text replaces that of its base.
     for base in reversed(model.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:
             found |= _own_texts(base)

@@ -63,6 +63,7 @@ def _help(configured: Path | None, me: Account, writing: int) -> NoReturn:
 
 def _is_answered(reading: int) -> bool:
     end = time.monotonic() + _SECONDS
+    # Signals have been blocked since the start: a pending one can only be looked for.
     while time.monotonic() < end and not signal.sigpending() & _TO_END:
         if select.select([reading], [], [], _POLL_SECONDS)[0]:
             return True

@@ -122,6 +122,7 @@ def _put(source: Path, target: Path, *, may_tidy: bool) -> bool:
             shutil.rmtree(whole, ignore_errors=True)
         raise
     if may_tidy:
+        # The bundle before this one stays: a manager may run from it.
         _tidy(target, whole, current)
     return True
 
@@ -220,6 +221,7 @@ def _tidy(target: Path, *kept: Path | None) -> None:
             continue
         if path.is_symlink():
             path.unlink(missing_ok=True)
+        # Bundles only when a new one is in place: until then the old one is all there is.
         elif path.name.startswith(_PARTIAL) or len(kept) > 1:
             shutil.rmtree(path, ignore_errors=True)
 

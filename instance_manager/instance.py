@@ -341,10 +341,9 @@ class Instance:
     async def start(self, ignore_inventory: bool, progress: Progress) -> None:
         """Start postgres and wait until it accepts connections."""
         supervisor = self._rooms.supervisor
+        # A server that lives is not started by this, and its next restart must not go by it.
         if supervisor.state not in _ALIVE:
             # It holds for restarts that nobody asks for, too.
-            # Not for a server that lives, whose next restart would go by it without anybody
-            # asking.
             self._rooms.startup.inventory.is_ignored = ignore_inventory
         supervisor.request(Event.START_REQUESTED)
         await self._until_started(progress)

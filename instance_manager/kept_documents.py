@@ -62,6 +62,7 @@ class KeptDocument:
         files, self.is_foreign, self.fault = self._where(), False, ""
         path = self._path(files)
         try:
+            # What is longer is cut off, and so is no JSON.
             raw = json.loads(small_files.read_head(path, LIMIT_BYTES))
             owner, document = identity.Identity.read(raw), raw["document"]
             is_ours = owner.holds_for(identity.here(files, self._instance))

@@ -55,6 +55,7 @@ class Sink:
         self._unreported = 0
         self._closing = False
         self._changed = threading.Condition()
+        # A daemon: a reader that takes no line any more must not keep the program from its end.
         self._thread = threading.Thread(target=self._write_all, name="log sink", daemon=True)
         self._thread.start()
 

@@ -302,6 +302,7 @@ async def _end(supervisor: Supervisor) -> None:
 
 def _tell(supervisor: Supervisor, answer: Answer) -> None:
     """Give the supervisor what the observer saw of a server that was running."""
+    # Silence is no event: an end is seen by the parent, and a server that hangs is left alone.
     event = {Answer.ACCEPTS: Event.ACCEPTED, Answer.STARTING: Event.RECOVERY_SEEN}.get(answer)
     if event is not None:
         supervisor.handle(event)

@@ -114,11 +114,13 @@ def survey(load: Load, environment: Mapping[str, str]) -> Surroundings:
     found = settings.postgres.data_directory
     if me is not None and server is not None:
         problems += _reachable(me, server.postgres)
+    # Nothing is given away, and root is not given up, for a run that can't come about.
     if me is not None and not problems:
         if started_as == 0:
             # Before root is given up, and in a process of its own: the storage may never answer.
             found = handing_over.give_data_directory(found, me)
             _collect(problems, lambda: _become(me, settings))
+        # As the account by now: what it can't read and write is what counts.
         problems += (*_runtime_directories(settings), *secret_problems(settings))
     if problems or me is None or server is None:
         raise SettingsError(problems)
@@ -194,6 +196,7 @@ def _control_group(settings: Settings) -> int | None:
 
 def _reachable(me: Account, server: Path) -> list[Problem]:
     """Return what keeps the account from the server or, started by root, from this program."""
+    # The program runs as that account already.
     if os.geteuid() != 0:
         return []
     places = (server, *bundle.files())

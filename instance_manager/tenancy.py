@@ -81,7 +81,7 @@ class Tenancy:
             data_directory.require_no_data_nearby(self.directory)
         elif not self.files.marker.exists():
             self.had_cluster = True
-        # Before the lock, whose file could not be made: that would be told as another error.
+        # By the figures, before anything is written; some file systems refuse the write alone.
         read_only.require_writable(self.directory)
         if self._held is not None and not self._held.is_of(self.files):
             # Another volume is there now, or another directory: it has a lock of its own.

@@ -184,12 +184,15 @@ class Observer:
         turn = 0
         while True:
             if not is_alive():
+                # Postgres waits for each of its sessions in a smart stop, and so it would for this
+                # one.
                 await self._disconnect()
                 turn = 0
             else:
                 if turn % _FACTS_PERIODS == 0 or self.needs_query:
                     await self.read_facts()
                 turn += 1
+            # Who hurries wants the facts, too, and not only in some periods.
             if await self._is_hurried(self._due_to_read):
                 turn = 0
 

@@ -117,6 +117,7 @@ class Measurements:
         return MappingProxyType(self._probes)
 
 
+# Equal to itself alone: the registry keeps it as a key, and its mappings can't be hashed.
 @dataclass(frozen=True, slots=True, eq=False)
 class _Collector:
     """What ``prometheus_client`` asks at each scrape."""
