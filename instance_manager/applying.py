@@ -316,6 +316,7 @@ class Configuration:
         if self._supervisor.state not in _ALIVE:
             return
         try:
+            # The last look was at the volumes as the other settings have them.
             await self._startup.rescan()
             await self._startup.configure()
         except (InstanceManagerError, OSError) as error:

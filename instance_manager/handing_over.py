@@ -102,8 +102,10 @@ def _is_roots(directory: Path) -> bool:
         try:
             status = parent.lstat()
         except FileNotFoundError:
+            # Whoever may write there could make it before us.
             return not others_write
         others_write = bool(status.st_mode & 0o022)
+        # With it, nobody but root can replace what is root's there: unlink(2).
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0:
             return False

@@ -340,6 +340,7 @@ def _questions(volumes: Sequence[VolumeFacts], settings: Settings) -> Iterator[Q
                 if reason:
                     _log.debug("a module is not traced", module=library.path, reason=reason)
                     continue
+                # By the file: a library that has several names is asked about once.
                 seen.add(library.identity)
                 names = {bare_name(library.name), path, path.removesuffix(".so")}
                 yield Question(path, is_urgent=not names.isdisjoint(preloaded))

@@ -400,6 +400,7 @@ async def _guard(name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> No
     """Run what must never end, and again after a fault: postgres must not go down with it."""
     while True:
         try:
+            # A new coroutine each time: one that has failed can't be awaited again.
             await make()
         except Exception as error:  # noqa: BLE001 - the task guard
             _log.error("a fault of the manager", task=name, exc_info=error)

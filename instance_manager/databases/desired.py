@@ -223,6 +223,7 @@ class _Planner:
         if not cascade:
             # Nothing is created that nobody has declared or allowed.
             raise _CannotError(f"{what} requires {needed!r}: declare it too, or set cascade")
+        # By CASCADE, the server creates it in the same statement.
         return False
 
     def _changes(self, one: DatabaseExtensionSettings, have: Installed) -> list[Action]:

@@ -91,6 +91,7 @@ def control_files(
     }
     directories = split_search_path(report.composed.extension_control_path)
     return {
+        # The entry that is no path is $system, where the server's own lie.
         name: tuple(f"{each}/extension/{name}.control" for each in directories if each[0] == "/")
         for name in installed - server.extensions
     }
@@ -256,6 +257,7 @@ def _vanished(
 
 def _not_loaded(missing: Iterable[Need]) -> Iterator[Finding]:
     """Yield one finding for each override, whatever it lists."""
+    # Those of one override stand together, as needs_of() gives them.
     for override, needs in groupby(missing, key=lambda each: each.override):
         if override is None:
             continue

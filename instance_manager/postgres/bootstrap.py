@@ -121,6 +121,7 @@ async def make_cluster(
         begun = await files_turn.run("begin bootstrap", _begin, plan)
         progress("initdb")
         await _initdb(children, plan)
+        # In a thread: the scripts may lie on storage that hangs.
         if await in_thread("find scripts", needs_server, plan):
             progress("roles, database and scripts")
             await _populate(children, plan)

@@ -159,6 +159,7 @@ def _free_port(preferred: int) -> int:
     """Return a port of the loopback interface that nobody has: the preferred one if possible."""
     for port in (preferred, 0):
         with socket.socket() as probe:
+            # As servers bind: connections of an earlier run that linger are no hindrance.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))

@@ -241,6 +241,7 @@ class Lease:
             host=holder.host if holder else None,
             seconds=_WATCH_SECONDS,
         )
+        # Polled: of what another host changes, no kernel tells.
         for _ in range(_POLLS):
             self._wait(_POLL_SECONDS)
             now = self._read()

@@ -127,6 +127,7 @@ def find(site: Site) -> list[Process]:
     # Asked for after the look: a tool that was started meanwhile is among them.
     spared = set(site.spared())
     return sorted(
+        # By parent and group, too: what our tools have started is not known to us.
         (process for process in found if spared.isdisjoint(_relations(process))),
         key=lambda process: process.pid,
     )
@@ -175,6 +176,7 @@ def _spare_managers(site: Site, found: Iterable[Process]) -> None:
     name = site.files.lock.name
     locks = _locks()
     for process in found:
+        # Which lock it is tells whose: a manager of another directory has others.
         inherited = _files_of(process.pid, name)
         for pid in {process.pid, process.parent} - {os.getpid()}:
             has_both_open = _files_of(pid, MANAGER_LOCK) and inherited & _files_of(pid, name)
