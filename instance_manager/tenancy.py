@@ -119,6 +119,7 @@ class Tenancy:
 
         At once, for the event loop: a lease is given back in the background.
         """
+        # First, so that nobody is given a descriptor that is being closed.
         self._held = None
         self._ends.close()
 

@@ -142,6 +142,7 @@ class Reconciler:
     async def _look_at_all(self, declared: Sequence[DatabaseSettings]) -> None:
         """Look at some at a time: a script that lasts does not hold up the others."""
         names = {one.name for one in declared}
+        # What is not declared any more can't be lacking.
         for name in {key[0] for key in self._troubles} - names:
             self._replace_troubles(name, {})
         slots = asyncio.Semaphore(_AT_A_TIME)

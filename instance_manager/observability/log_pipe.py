@@ -227,6 +227,7 @@ def _open_fifo(path: Path) -> tuple[int, int]:
             # A collector that ran before the FIFO was there has made a plain file of it.
             path.unlink()
             os.mkfifo(path, 0o600)
+    # Non-blocking: to open a FIFO for reading waits for somebody who writes.
     flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
     # The reading end first: without a reader, a FIFO can't be opened for writing so (ENXIO,
     # fifo(7)).

@@ -95,6 +95,7 @@ def become(account: Account) -> None:
 
 def groups_of(account: Account) -> list[int]:
     """Return the groups that the account is in, by the system's databases."""
+    # The databases list members by name: of a bare number they know nothing.
     return os.getgrouplist(account.name, account.gid) if account.name else [account.gid]
 
 

@@ -115,6 +115,7 @@ async def connect(
         user=user,
         dbname=database,
         application_name=APPLICATION,
+        # A connection that is held would else keep a transaction open, and vacuum from its work.
         autocommit=True,
         connect_timeout=max(2, round(deadline_seconds)),
         options=f"-c statement_timeout={round(deadline_seconds * 1000)}"

@@ -280,6 +280,7 @@ class Lease:
         self._store(0)
 
     def _store(self, more_flags: int) -> None:
+        # A link in its place would have another file written over.
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | more_flags
         self._me = replace(self._me, counter=self._me.counter + 1)
         # Of one length: in place, a shorter text would leave the end of a longer one behind it.
@@ -289,6 +290,7 @@ class Lease:
         descriptor = os.open(self._path, flags, 0o600)
         try:
             os.pwrite(descriptor, text.encode(), 0)
+            # Others read it from the storage, and not from this host's cache.
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -298,6 +300,7 @@ class Lease:
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
             holder = _parse(self._read() or b"")
+            # Ours only: another manager may have taken it since.
             if holder is not None and holder.session == self._me.session:
                 self._path.unlink()
 

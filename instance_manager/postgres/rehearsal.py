@@ -284,6 +284,7 @@ def _set_stage(rehearsal: Rehearsal) -> None:
     for name in (data_directory.VERSION_FILE, _AUTO_CONF):
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(directory / name, stage / name)
+    # As the start will do in the data directory: else ALTER SYSTEM would decide the trial.
     take_out_auto_entries(stage, TAKEN_FROM_AUTO_CONF, "rehearsal")
     _copy_control_data(directory, stage)
     files = data_directory.OurFiles(stage)
@@ -306,4 +307,5 @@ def _copy_control_data(directory: Path, stage: Path) -> None:
         with contextlib.suppress(DataDirectoryDamagedError):
             control_data.read(stage)
             return
+    # To say what is wrong with the file itself.
     control_data.read(directory)

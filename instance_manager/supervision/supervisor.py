@@ -196,6 +196,7 @@ class Supervisor:
             # The end is kept when the stop is over: the last look at the control file goes by it.
             self.stop, self._end_by = stop, self._clock() + stop.seconds_left
         else:
+            # How one stop was asked for says nothing of the next one.
             self.stop, self._asked = None, Asked()
         self.state = state
         if state in _SETTLED:
@@ -207,6 +208,7 @@ class Supervisor:
             # Before the activity begins, which may set a new one at once.
             self.failure = None
         if state is State.FENCED:
+            # One that was found at the start was asked for, too: of an earlier manager.
             self.desired = Desired.FENCED
         # Who waits for a state is woken before what is done there leads to the next one.
         self._tell_change()
@@ -306,6 +308,7 @@ class Supervisor:
             if event is not None and event in _NEWS.get(self.state, ()):
                 return event
             await asyncio.sleep(delay)
+            # Often at first only: a recovery may take hours.
             delay = min(delay * _POLL_GROWTH, _LONGEST_POLL_SECONDS)
 
     async def _watch_end(self, child: Child) -> None:
