@@ -137,7 +137,8 @@ def _ended_at(manager: Manager, offset: int) -> float:
     """Return when the manager saw the end of a postmaster, in the log from *offset* bytes on."""
     with manager.log.open("rb") as log:
         log.seek(offset)
-        text = log.read().decode()
+        # The last line may still be being written.
+        text = log.read().rpartition(b"\n")[0].decode()
     return next(
         datetime.fromisoformat(record["ts"]).timestamp()
         for record in _records(text)

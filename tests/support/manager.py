@@ -196,19 +196,28 @@ class Manager:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        # All of this directory: a trial of a start works in one of its own.
-        for pid in _working_below(self.directory):
+        until(self._none_is_left, "no process of the server is left")
+
+    def _none_is_left(self) -> bool:
+        # All of this directory: a trial of a start works in one of its own. What is ended may
+        # have begun another one since it was listed.
+        left = _working_below(self.directory)
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not _working_below(self.directory), "no process of the server is left")
+        return not left
 
     def postgres_processes(self) -> list[int]:
         """Return the processes whose working directory is the data directory."""
         return _working_below(self.data)
 
     def logged(self) -> str:
-        """Return all that was logged so far."""
-        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+        """Return all that was logged so far; a line that is still being written is left out."""
+        if not self.log.exists():
+            return ""
+        has_ended = self.process is None or self.process.returncode is not None
+        content = self.log.read_bytes()
+        return (content if has_ended else content[: content.rfind(b"\n") + 1]).decode()
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the log's lines; each must be an object of JSON."""
