@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from tests.support.manager import DEADLINE_SECONDS, until
 
 _PIECE = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|(.)", re.DOTALL)
+_BEGUN = re.compile(r"\x1b(\[[?0-9;]*)?$")
+"""An order whose rest has not come yet."""
 
 
 class Screen:
@@ -25,12 +28,16 @@ class Screen:
         self._columns = columns
         self._rows: list[list[str]] = [[]]
         self._row = self._column = 0
+        self._begun = ""
         self.highest = 1
         """How many rows were ever written to."""
 
     def feed(self, text: str) -> None:
         """Do what the text asks for; an order that is not known here is a fault."""
-        for parameters, order, char in _PIECE.findall(text):
+        text = self._begun + text
+        begun = _BEGUN.search(text)
+        self._begun = begun[0] if begun else ""
+        for parameters, order, char in _PIECE.findall(text.removesuffix(self._begun)):
             if order == "K" and not parameters:
                 del self._rows[self._row][self._column :]
             elif order:
@@ -83,6 +90,8 @@ class OnTerminal:
         self.resize(columns)
         self.raw = ""
         self.screen = Screen(columns)
+        # What is read may end in the middle of a character.
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             self.process = subprocess.Popen(
                 # Becomes the command itself, with the terminal as the one that controls it.
@@ -110,7 +119,7 @@ class OnTerminal:
                 read = os.read(self._ours, 65536)
             except OSError:
                 break  # nobody holds the other end any more
-            text = read.decode()
+            text = self._decoder.decode(read)
             self.raw += text
             self.screen.feed(text)
         return self.screen.lines
