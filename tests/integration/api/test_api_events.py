@@ -143,7 +143,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_can_resume(
 ) -> None:
     """Its buffers fill, the events go on, and others don't notice."""
     monkeypatch.setattr(
-        following, "PACE", following.Pace(patience_seconds=0.2, last_word_seconds=0.1)
+        following, "PACE", following.Pace(patience_seconds=2, last_word_seconds=0.1)
     )
     async with serving() as served:
         events = served.instance.events
