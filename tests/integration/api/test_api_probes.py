@@ -196,6 +196,11 @@ async def both_ways(served: Served, request: bytes) -> list[list[bytes]]:
     return answers
 
 
+def date_of(answer: list[bytes]) -> bytes:
+    """Return the line of an answer that tells the second."""
+    return next(line for line in answer if line.startswith(b"Date: "))
+
+
 @pytest.mark.parametrize("path", PLAIN)
 @pytest.mark.parametrize("ready", [True, False])
 async def test_the_short_way_answers_as_the_long_one(
@@ -205,9 +210,10 @@ async def test_the_short_way_answers_as_the_long_one(
     async with serving() as served:
         served.instance.ready = ready
         request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
-        plain, stack = await both_ways(served, request)
-        if plain != stack:  # the second has changed in between
+        async with asyncio.timeout(30):
             plain, stack = await both_ways(served, request)
+            while date_of(plain) != date_of(stack):  # the second has changed in between
+                plain, stack = await both_ways(served, request)
         counted = dict(served.instance.measurements.probe_results())
 
     assert plain == stack
