@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 NOW = 1000.0
 NO_CREDENTIALS = Credentials()
-REQUEST_SECONDS = 10
+REQUEST_SECONDS = 60
 READING = Reading(
     Inventory(
         "2026-01-01T00:00:00+00:00",

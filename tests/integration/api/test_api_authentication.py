@@ -103,7 +103,7 @@ if os.geteuid() == 0:  # another user can be had by root only; a skip would say 
                 check=True,
                 capture_output=True,
                 text=True,
-                timeout=10,
+                timeout=60,
             )
 
         assert child.stdout.strip() == status
