@@ -21,7 +21,7 @@ import yaml
 from instance_manager.postgres.embedded import Demonstration
 
 T = TypeVar("T")
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
 POLL_SECONDS = 0.01
 ACCOUNT = "nobody"
 """Whom postgres runs as where the tests are run by root."""
