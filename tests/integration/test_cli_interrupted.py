@@ -86,10 +86,16 @@ def test_ctrl_c_ends_with_130_and_the_operation_goes_on_and_can_be_looked_at(
     assert f"{verb}: no longer waited for\n" in errors
     assert f"goes on in the manager, as operation {operation['id']}\n" in errors
     assert operation["state"] == "running"
-    status, asked = (do(waiting, line) for line in said(errors, "look"))
-    assert isinstance(status, subprocess.CompletedProcess)
-    assert f"\noperation: {verb} {operation['id']}, " in status.stdout
-    assert "smart: waiting for 1 session\n" in status.stdout
+    status, curl = said(errors, "look")
+
+    def is_told() -> bool:
+        told = do(waiting, status)
+        assert isinstance(told, subprocess.CompletedProcess)
+        assert f"\noperation: {verb} {operation['id']}, " in told.stdout
+        return "smart: waiting for 1 session\n" in told.stdout
+
+    until(is_told, "the status tells what is waited for")
+    asked = do(waiting, curl)
     assert isinstance(asked, dict)
     assert (asked["id"], asked["state"]) == (operation["id"], "running")
     assert said(errors, "cancel") == [f"a {verb} can't be called back"]
