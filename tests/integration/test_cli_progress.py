@@ -84,7 +84,7 @@ def test_a_window_that_was_made_narrower_keeps_the_line_whole(held: Held) -> Non
     with on_terminal(held.manager.command(*SMART)) as terminal:
         terminal.until(lambda lines: lines and lines[0].startswith(WAITS), "the line is whole")
         terminal.resize(30)
-        lines = terminal.until(lambda lines: len(lines[0]) < 30, "the line is cut")
+        lines = terminal.until(lambda lines: lines and len(lines[0]) < 30, "the line is cut")
 
         assert "… (" in lines[0]
 
@@ -122,7 +122,10 @@ def test_a_terminal_that_can_not_erase_gets_whole_lines(held: Held) -> None:
         held.let_go()
 
         assert terminal.wait() == 0
-        assert terminal.screen.lines[-2:] == [WAITS, "stop: done"]
+        # On a busy host it may also wait for what comes after the session.
+        *waits, last = terminal.screen.lines
+        assert last == "stop: done"
+        assert all(line.startswith("stop: ") for line in waits[waits.index(WAITS) :])
         assert "\x1b" not in terminal.raw
         assert terminal.raw.replace("\r\n", "").isprintable()
 
