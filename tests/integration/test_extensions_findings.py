@@ -438,5 +438,6 @@ def test_what_scripts_hold_is_told_after_the_start_and_by_check(
         return "EXT019" in found
 
     until(seen, "the scripts were read")
-    assert manager.logged().count('"EXT019"') == 1
+    # Only then all lines are written.
     assert manager.end() == 0
+    assert manager.logged().count('"EXT019"') == 1

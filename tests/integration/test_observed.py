@@ -103,6 +103,8 @@ def test_a_finding_is_logged_when_it_is_new_with_its_volume_and_its_severity(
         rescan(manager)
         shutil.rmtree(volumes.root / "guest")
         rescan(manager)
+    # Only then all lines are written.
+    assert manager.end() == 0
 
     told = [
         (one["volume"], one["severity"], one["level"])
