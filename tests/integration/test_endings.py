@@ -393,14 +393,18 @@ ARCHIVING = {"archive_mode": "on", "archive_command": "true"}
 
 def kill_process(manager: Manager, kind: str, number: signal.Signals = signal.SIGKILL) -> None:
     """Kill a process of the server, by its kind, while a session that is idle lasts."""
-    # Of the backends one that stays: the manager's questions come and go.
+    # Of the backends one that stays: others come and go, and are shown until they have gone.
     find = (
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = %s AND pid <> pg_backend_pid()"
-        " AND application_name <> 'instance-manager'"
-        " AND (backend_type <> 'client backend' OR state = 'idle')"
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = %s"
+        " AND (backend_type <> 'client backend' OR pid = %s)"
     )
-    with contextlib.suppress(psycopg.OperationalError), manager.sql(), manager.sql() as asking:
-        rows = until(lambda: asking.execute(find, [kind]).fetchall(), f"there is a {kind}")
+    with (
+        contextlib.suppress(psycopg.OperationalError),
+        manager.sql() as idle,
+        manager.sql() as asking,
+    ):
+        which = [kind, idle.info.backend_pid]
+        rows = until(lambda: asking.execute(find, which).fetchall(), f"there is a {kind}")
         os.kill(rows[0][0], number)
 
 
