@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 BLOCK = MagicBlock(72, 1800, 100, 32, 64, 1, "PostgreSQL")
+# How fast a host is says nothing; the fixtures are those of the module.
+HEALTH = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 MACHINE = {"x86_64": 62, "aarch64": 183}[os.uname().machine]
 
 
@@ -200,9 +202,7 @@ edits = st.lists(
 )
 
 
-@hypothesis_settings(
-    max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=300, deadline=5000, suppress_health_check=HEALTH)
 @given(edits=edits, size=st.none() | st.integers(0, 60_000))
 def test_no_damage_makes_the_reader_fail(
     module: bytes, edits: list[tuple[int, bytes]], size: int | None
@@ -427,9 +427,7 @@ lines = st.one_of(
 )
 
 
-@hypothesis_settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=400, deadline=None, suppress_health_check=HEALTH)
 @given(st.lists(lines, max_size=3).map("\n".join))
 @example("comment = 'open\nrelocatable = true")
 @example("default_version = '\\303\\244\\60\\1012\\q\\\\'''")
@@ -488,9 +486,7 @@ scripts = st.one_of(
 )
 
 
-@hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=HEALTH)
 @given(names=st.sets(scripts, max_size=8))
 def test_update_paths_are_those_that_the_server_finds(
     connection: Connection, place: Path, names: set[str]
