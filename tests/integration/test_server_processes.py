@@ -186,7 +186,8 @@ def test_a_parallel_worker_is_awaited_with_its_session(bare: Server) -> None:
         session.pgconn.send_query(b"SELECT pg_sleep(600)")
         worker = bare.one(ProcessKind.PARALLEL_WORKER)
         bare.signal(signal.SIGTERM)
-        found = bare.until_awaits(Awaits.SESSIONS, "1 parallel worker")
+        # One that has asked whether the server is up may still be on its way out.
+        found = bare.until_awaits(Awaits.SESSIONS, "1 session, 1 parallel worker")
 
         assert found.message == "waiting for 1 session, 1 parallel worker"
         with frozen(worker):
@@ -283,7 +284,7 @@ def test_a_frozen_session_is_named(bare: Server) -> None:
             "the fast stop has ended the others",
         )
 
-        found = bare.until_awaits(Awaits.SESSIONS)
+        found = bare.until_awaits(Awaits.SESSIONS, "1 session;")
         assert found.message == f"waiting for 1 session; pid {pid} (session) is frozen"
     bare.until_ended()
 
