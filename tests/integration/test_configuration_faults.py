@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.manager import Manager, UnixConnection, until
 
@@ -60,7 +61,10 @@ def test_a_settings_file_that_changes_while_the_manager_starts_is_applied(
     time.sleep(delay)
 
     manager.settings["postgres"]["parameters"] = {"work_mem": "77MB"}
-    manager.write_settings()
+    # In one step: half a file at the first reading would be another test.
+    whole = manager.config.with_name("whole.yaml")
+    whole.write_text(yaml.safe_dump(manager.settings))
+    whole.rename(manager.config)
 
     manager.until_ready()
     until(lambda: manager.query("SHOW work_mem")[0][0] == "77MB", "it is applied")
