@@ -8,6 +8,7 @@ is given the same files: its words are the reason for each row.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from instance_manager.extensions.linkable import read_linkable
 from instance_manager.postgres.embedded import Demonstration
@@ -369,19 +371,20 @@ def test_of_two_volumes_with_one_extension_the_first_wins_in_silence(lab: Lab) -
 
 def test_what_the_user_wants_loaded_refuses_the_start(lab: Lab) -> None:
     """Each of the modules by its cause, before a server is started; names of nothing too."""
-    lab.manager.settings["postgres"]["shared_preload_libraries"] = [*MODULES, "nosuchlib"]
-    lab.manager.settings["postgres"]["parameters"] = {"session_preload_libraries": "nosuchsession"}
-    lab.manager.write_settings()
+    settings = copy.deepcopy(lab.manager.settings)
+    settings["postgres"]["shared_preload_libraries"] = [*MODULES, "nosuchlib"]
+    settings["postgres"]["parameters"] = {"session_preload_libraries": "nosuchsession"}
+    # Not the file of the manager that runs: it would read it again.
+    file = lab.manager.directory / "wanted.yaml"
+    file.write_text(yaml.safe_dump(settings))
     done = subprocess.run(
-        lab.manager.command("check", "--output", "json"),
+        lab.manager.command("check", "--config", str(file), "--output", "json"),
         capture_output=True,
         text=True,
         check=False,
         cwd=PROJECT,
         **run_as(),
     )
-    del lab.manager.settings["postgres"]["shared_preload_libraries"]
-    del lab.manager.settings["postgres"]["parameters"]
     refused = json.loads(done.stdout)["refusal"]["message"]
 
     assert done.returncode == 3
