@@ -206,7 +206,7 @@ class Operand:
     def signal_postgres(self, name: str, *pids: int) -> None:
         """Send a signal to some processes of postgres, or to all."""
         them = " ".join(map(str, pids)) or "$(grep -lx postgres /proc/[0-9]*/comm | cut -d/ -f3)"
-        self.exec("sh", "-c", f"kill -{name} {them}").checked()
+        self.exec("sh", "-c", programs.KILL.format(name=name, them=them)).checked()
 
     def wait_ready(self) -> Self:
         """Return when postgres accepts connections."""
@@ -280,7 +280,7 @@ class Operand:
         """Return the exit code of a container that ends within *seconds*."""
         return int(self.podman("wait", self.name, seconds=seconds).checked().out)
 
-    def stop(self, seconds: float = 30) -> tuple[int, float]:
+    def stop(self, seconds: float = 60) -> tuple[int, float]:
         """Send TERM; return the exit code and the seconds that it took."""
         began = time.monotonic()
         self.signal("TERM")
@@ -448,8 +448,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.container)
-            # A long run brings its own limit.
-            if not config.getoption("--soak"):
+            # A long run brings its own limit, and so do those who build more.
+            if not config.getoption("--soak") and not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 

@@ -20,6 +20,7 @@ from tests.container.conftest import CHECKOUT, PREFIX, Cluster, Images, Operand
 OUTPUT: Final = CHECKOUT / "build/extensions"
 LOADED: Final = f"{PREFIX}/set"
 SECONDS: Final = 1700
+pytestmark = pytest.mark.timeout(SECONDS)
 FLAVOUR: Final = "geo"
 LIBRARIES: Final = "gdal"
 POINT: Final = "SELECT ST_AsText(ST_Transform('SRID=4326;POINT(13.4 52.5)'::geometry, 25833), 0)"
@@ -102,7 +103,6 @@ def findings(operand: Operand) -> list[dict[str, Any]]:
     return [*report["findings"], *(each for one in report["volumes"] for each in one["findings"])]
 
 
-@pytest.mark.timeout(SECONDS)
 def test_each_image_of_the_set_is_good_alone(built: Set) -> None:
     """Built, created, used, updated and dropped in a server of its own, by one definition."""
     assert built.code == 0, built.said

@@ -140,7 +140,7 @@ def test_check_serves_as_an_init_container(cluster: Cluster, images: Images) -> 
         extensions={"pgvector": images.pgvector},
     )
 
-    code = operand.wait(30)
+    code = operand.wait(60)
 
     assert code == 0
     report = json.loads(operand.podman("logs", operand.name).checked().out)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import programs
 from tests.support.figures import Figures
 from tests.support.manager import until
 
@@ -34,7 +35,7 @@ def remember(operand: Operand) -> None:
 
 def kill_manager(operand: Operand) -> None:
     """End the manager in a container that goes on, and see that the server does too."""
-    operand.exec("sh", "-c", f"kill -KILL {MANAGER}").checked()
+    operand.exec("sh", "-c", programs.KILL.format(name="KILL", them=MANAGER)).checked()
     assert operand.sql("SELECT answer FROM kept") == "42"
 
 

@@ -137,7 +137,9 @@ class Server:
         """Return the environment of the server and of all its processes."""
         script = (
             "for place in /proc/[0-9]*; do "
-            "if grep -qx postgres $place/comm 2> /dev/null; then cat $place/environ; fi; done"
+            "if grep -qx postgres $place/comm 2> /dev/null; "
+            # It may have ended since.
+            "then cat $place/environ || ! [ -e $place ] || exit 1; fi; done"
         )
         lines = self.exec("sh", "-c", script).checked().out.split("\0")
         return dict(line.split("=", 1) for line in lines if "=" in line)

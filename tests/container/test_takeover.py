@@ -179,7 +179,7 @@ def test_a_killed_server_of_the_official_image_is_recovered_and_given_back(
         official.wait_log("ready to accept connections")
         official.exec("psql", "--dbname=shop", "--command=UPDATE kept SET answer = 42").checked()
         official.signal("KILL")
-        assert official.wait(30) == 137
+        assert official.wait(60) == 137
         before = inventory(cluster, data)
 
         began = time.monotonic()

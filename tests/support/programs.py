@@ -43,6 +43,13 @@ print(json.dumps({"ready": ready, "live": sorted(live), "seconds": seconds}))
 0 stands for no answer within the second that a kubelet waits.
 """
 
+KILL: Final = """
+set -- {them}
+[ $# -gt 0 ] || exit 1
+for pid; do kill -{name} $pid || ! [ -e /proc/$pid ] || exit 1; done
+"""
+"""Signals processes, of which there must be one; some may have ended since they were listed."""
+
 INSERTS: Final = (
     "seq 1 100000000 | sed 's/.*/INSERT INTO inserted VALUES (&);\\n\\\\warn &/'"
     " | psql --no-psqlrc --quiet --username=postgres --dbname=postgres --set=ON_ERROR_STOP=1"
