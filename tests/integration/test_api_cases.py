@@ -59,7 +59,7 @@ def asked(manager: Manager) -> Manager:
     write(volumes, "toy", EXTENSION, default_version="1.1")
     manager.start().until_ready()
     manager.query("CREATE EXTENSION toy VERSION '1.0'")
-    manager.ask("POST", "/v1/postgres/reload", Prefer="wait=30")
+    manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
     until(lambda: manager.ask("GET", "/v1/databases")[1]["read_at"], "databases are read")
     return manager
 
@@ -68,8 +68,8 @@ def comes_back(manager: Manager) -> None:
     """Bring postgres back, whatever a case has done to it, and whatever is still under way."""
 
     def is_back() -> bool:
-        manager.ask("POST", "/v1/postgres/unfence", Prefer="wait=30")
-        manager.ask("POST", "/v1/postgres/start", Prefer="wait=30")
+        manager.ask("POST", "/v1/postgres/unfence", Prefer="wait=60")
+        manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
         return manager.probe("readyz")[0] == 200
 
     until(is_back, "the instance is ready")

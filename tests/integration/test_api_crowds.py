@@ -58,7 +58,7 @@ def crowd(port: int, number: int, say: bytes = b"") -> Iterator[list[socket.sock
     with contextlib.ExitStack() as ends:
         opened: list[socket.socket] = []
         for _ in range(number):
-            one = ends.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            one = ends.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             with contextlib.suppress(OSError):
                 one.sendall(say)
             opened.append(one)
@@ -77,7 +77,7 @@ def tls_status(manager: Manager) -> int:
     """Ask over TLS and return the status."""
     context = ssl.create_default_context(cafile=manager.directory / "ca.crt")
     with (
-        socket.create_connection(("localhost", manager.control_port), timeout=30) as plain,
+        socket.create_connection(("localhost", manager.control_port), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as connection,
     ):
         connection.sendall(
@@ -99,7 +99,7 @@ def test_idle_connections_and_handshakes_without_end_keep_nobody_out(over_tls: M
             assert over_tls.probe("livez")[0] == 200
             assert over_tls.probe("readyz")[0] == 200
         assert tls_status(over_tls) == 200
-        code, operation = over_tls.ask("POST", "/v1/postgres/restart", Prefer="wait=30")
+        code, operation = over_tls.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
         assert (code, operation["state"]) == (200, "succeeded")
 
 
@@ -165,7 +165,7 @@ def test_no_secret_is_in_any_answer_or_in_the_log(manager: Manager) -> None:
     seen = [json.dumps(answer)]
     wrong = {"parameters": {"primary_conninfo": f"password={SECRET} nonsense x"}}
     seen.append(json.dumps(manager.ask("PUT", "/v1/configuration?dry_run=true", wrong)))
-    _, operation = manager.ask("POST", "/v1/postgres/restart", Prefer="wait=30")
+    _, operation = manager.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
 
     for route in HEALTH_ROUTES + CONTROL_ROUTES:
         if route.method != "GET" or route.path in {"/metrics", "/docs"}:

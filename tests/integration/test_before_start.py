@@ -213,7 +213,7 @@ def test_what_can_not_be_used_is_refused_with_its_code_and_runs_when_it_is_mende
 def test_a_control_file_that_is_torn_after_the_stop_is_not_clean(manager: Manager) -> None:
     """Whether recovery is needed is read after the stop: what can't be read is no yes."""
     manager.trust().start().until_ready()
-    code, _ = manager.ask("POST", "/v1/postgres/stop", Prefer="wait=30")
+    code, _ = manager.ask("POST", "/v1/postgres/stop", Prefer="wait=60")
     assert code == 200
     flip_control(manager)
 

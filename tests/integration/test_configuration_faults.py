@@ -42,7 +42,7 @@ def test_a_fenced_instance_shows_the_accepted_document_after_a_new_start(
 ) -> None:
     """Else whoever edits what he reads, with its tag, throws the accepted document away."""
     assert put(from_api, {"work_mem": "11MB"})[0] == 200
-    from_api.ask("POST", "/v1/postgres/fence", Prefer="wait=30")
+    from_api.ask("POST", "/v1/postgres/fence", Prefer="wait=60")
     from_api.end()
 
     from_api.start().until_phase("fenced")

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from instance_manager.postgres.embedded import Demonstration
 
 MAJOR = 18
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 60
 TESTER = "tester"
 # Whoever may run a server when root runs the tests: any account will do.
 UNPRIVILEGED = 65534

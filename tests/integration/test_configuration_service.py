@@ -84,7 +84,7 @@ def test_a_document_is_applied_and_what_needs_a_restart_waits(from_api: Manager)
     pending = until(lambda: configuration(from_api)["pending_restart"], "it is told")
     assert pending == [{"name": "max_connections", "running": "100", "configured": "50"}]
     assert configuration(from_api)["etag"] == done["etag"] == read(from_api)[1]
-    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=30")
+    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
     assert setting(from_api, "max_connections") == "50"
 
 
@@ -92,7 +92,7 @@ def test_a_parameter_that_is_taken_out_waits_for_its_restart_too(from_api: Manag
     """The server names it in a message only; other changes are taken meanwhile."""
     document, _ = read(from_api)
     put(from_api, {**document, "parameters": {"max_prepared_transactions": "50"}})
-    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=30")
+    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
 
     code, done = put(from_api, {**document, "parameters": {}})
 
@@ -103,7 +103,7 @@ def test_a_parameter_that_is_taken_out_waits_for_its_restart_too(from_api: Manag
     assert code == 200, done
     assert setting(from_api, "work_mem") == "8MB"
     assert setting(from_api, "max_prepared_transactions") == "50"
-    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=30")
+    from_api.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
     assert setting(from_api, "max_prepared_transactions") == "0"
     assert configuration(from_api)["pending_restart"] == []
 
@@ -306,14 +306,14 @@ def test_a_document_for_a_server_that_does_not_run_is_for_its_next_start(
     from_api: Manager, verb: str
 ) -> None:
     """It is judged all the same."""
-    from_api.ask("POST", f"/v1/postgres/{verb}", Prefer="wait=30")
+    from_api.ask("POST", f"/v1/postgres/{verb}", Prefer="wait=60")
 
     assert put(from_api, {"parameters": {"work_mem": "nonsense"}})[0] == 422
     code, done = put(from_api, {"parameters": {"work_mem": "12MB"}, "hba": [TRUST]})
     assert (code, done["action"]) == (200, "restart")
 
     way_back = "unfence" if verb == "fence" else "start"
-    from_api.ask("POST", f"/v1/postgres/{way_back}", Prefer="wait=30")
+    from_api.ask("POST", f"/v1/postgres/{way_back}", Prefer="wait=60")
     assert setting(from_api, "work_mem") == "12MB"
 
 

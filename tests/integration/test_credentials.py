@@ -29,7 +29,7 @@ def test_without_a_token_loopback_reads_and_does_not_write(manager: Manager) -> 
     """Status may be read by a browser of this host, and nothing may be changed by one."""
     manager.trust().start().until_ready()
     where = ("127.0.0.1", manager.control_port)
-    with closing(http.client.HTTPConnection(*where, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(*where, timeout=60)) as connection:
         connection.request("GET", "/v1/status")
         assert json.loads(connection.getresponse().read())["phase"] == "running"
         connection.request("POST", "/v1/postgres/stop")
@@ -58,12 +58,12 @@ def test_tls_and_a_token_open_everything_to_their_bearer(manager: Manager) -> No
     context = ssl.create_default_context()
     authority.configure_trust(context)
     where = ("localhost", manager.control_port)
-    with closing(http.client.HTTPSConnection(*where, timeout=10, context=context)) as connection:
+    with closing(http.client.HTTPSConnection(*where, timeout=60, context=context)) as connection:
         connection.request("GET", "/v1/status")
         answer = connection.getresponse()
         assert (answer.status, answer.headers["WWW-Authenticate"][:6]) == (401, "Bearer")
         answer.read()
-        headers = {"Authorization": "Bearer the token of the test", "Prefer": "wait=30"}
+        headers = {"Authorization": "Bearer the token of the test", "Prefer": "wait=60"}
         connection.request("POST", "/v1/postgres/reload", headers=headers)
         assert json.loads(connection.getresponse().read())["state"] == "succeeded"
         assert isinstance(connection.sock, ssl.SSLSocket)
@@ -160,7 +160,7 @@ def test_secrets_of_changed_parameters_are_in_the_servers_log_alone(manager: Man
     assert 'LOG: parameter "primary_conninfo" changed to "…"' in failure["log"]
     assert 'LOG: parameter "restore_command" changed to "…"' in failure["log"]
     where = ("127.0.0.1", manager.control_port)
-    with closing(http.client.HTTPConnection(*where, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(*where, timeout=60)) as connection:
         for path in ("/v1/status", "/v1/events"):
             connection.request("GET", path)
             answer = connection.getresponse()

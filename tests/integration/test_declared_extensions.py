@@ -250,7 +250,7 @@ def test_a_lock_of_somebody_is_not_waited_for_without_end(declared: Manager) -> 
 def test_a_script_without_an_end_holds_up_neither_others_nor_a_stop(declared: Manager) -> None:
     """Other databases get what they shall have; with the server, the statement is given up."""
     write(root_of(declared), "endless", {"1.0": "SELECT pg_sleep(1000000);"})
-    declared.settings["shutdown"] = {"smart_seconds": 30}
+    declared.settings["shutdown"] = {"smart_seconds": 3600}
     declared.start().until_ready()
     declared.query("CREATE DATABASE shop")
     declare(declared, {"name": "endless"})
@@ -263,7 +263,7 @@ def test_a_script_without_an_end_holds_up_neither_others_nor_a_stop(declared: Ma
     until(lambda: installed(declared, "shop"), "the other one is created")
 
     code, operation = declared.ask(
-        "POST", "/v1/postgres/stop", {"mode": "smart"}, Prefer="wait=25"
+        "POST", "/v1/postgres/stop", {"mode": "smart"}, Prefer="wait=60"
     )
     assert (code, operation["state"]) == (200, "succeeded")
 

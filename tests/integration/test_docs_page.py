@@ -132,7 +132,7 @@ def test_the_requests_of_the_page_are_answered(manager: Manager, tmp_path: Path)
     secure(manager, tmp_path)
     manager.settings["configuration"] = {"source": "api"}
     manager.start().until_ready()
-    manager.ask("POST", "/v1/postgres/reload", Prefer="wait=30")
+    manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
     until(lambda: manager.ask("GET", "/v1/databases")[1]["read_at"], "databases are read")
     lines = [
         line[line.index("curl") :].partition("</pre>")[0]

@@ -31,7 +31,7 @@ def test_events_are_shown_and_followed_over_a_new_start_of_the_manager(
             until(lambda: len(lines(workspace)) > before + 2, "it has come back")
             until(lambda: lines(workspace)[-1].endswith("}"), "the line is whole")
             follower.send_signal(signal.SIGINT)
-            assert follower.wait(30) == 128 + signal.SIGINT
+            assert follower.wait(60) == 128 + signal.SIGINT
         finally:
             follower.kill()
             follower.wait()

@@ -106,7 +106,7 @@ class Bench:
             yield self._connect
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
     def refusal(self, **parameters: str) -> str:
         """Return what the server says that does not start."""

@@ -101,7 +101,7 @@ def connection(server: Demonstration, place: Path) -> Iterator[Connection]:
             yield session
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def _connect(place: Path, process: subprocess.Popen[Any]) -> Connection:

@@ -122,7 +122,7 @@ def test_a_reload_writes_what_only_a_restart_can_apply_and_shows_it(manager: Man
     manager.trust().start().until_ready()
     manager.settings["postgres"]["shared_preload_libraries"] = ["auto_explain"]
     manager.write_settings()
-    code, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=30")
+    code, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
     assert (code, operation["state"]) == (200, "succeeded")
 
     def waiting() -> list[dict[str, str]]:
@@ -132,7 +132,7 @@ def test_a_reload_writes_what_only_a_restart_can_apply_and_shows_it(manager: Man
     assert until(waiting, "the parameter waits for a restart") == [
         {"name": "shared_preload_libraries", "running": "", "configured": "auto_explain"}
     ]
-    code, operation = manager.ask("POST", "/v1/postgres/restart", Prefer="wait=30")
+    code, operation = manager.ask("POST", "/v1/postgres/restart", Prefer="wait=60")
     assert (code, operation["state"]) == (200, "succeeded")
     assert manager.query("SHOW shared_preload_libraries") == [("auto_explain",)]
 
@@ -154,7 +154,7 @@ def test_a_stopped_server_is_not_said_to_run(manager: Manager) -> None:
     """What the last server said does not hold once it has ended."""
     manager.trust().start().until_ready()
     until(lambda: "pg_up 1.0" in manager.probe("metrics")[1], "the metrics say up")
-    code, _ = manager.ask("POST", "/v1/postgres/stop", Prefer="wait=30")
+    code, _ = manager.ask("POST", "/v1/postgres/stop", Prefer="wait=60")
     assert code == 200
 
     assert "pg_up 0.0" in manager.probe("metrics")[1]

@@ -299,12 +299,12 @@ def test_a_standby_is_ready_while_it_streams(manager: Manager, standby: Manager)
         stays(standby, False)
     until_ready_is(standby, True)
 
-    code, _ = manager.ask("POST", "/v1/postgres/stop", Prefer="wait=30")
+    code, _ = manager.ask("POST", "/v1/postgres/stop", Prefer="wait=60")
     assert code == 200
     until_ready_is(standby, False)
     assert "WAL receiver" in reasons(standby)["postgres"]
     stays(standby, False)
-    code, _ = manager.ask("POST", "/v1/postgres/start", Prefer="wait=30")
+    code, _ = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
     assert code == 200
     until_ready_is(standby, True)
 

@@ -63,7 +63,7 @@ def test_a_second_term_goes_one_rung_further(manager: Manager) -> None:
 def test_stop_and_start_over_the_api(manager: Manager) -> None:
     """A stop is an operation that ends stopped; a start brings the server back."""
     manager.trust().start().until_ready()
-    code, stopped = manager.ask("POST", "/v1/postgres/stop", Prefer="wait=30")
+    code, stopped = manager.ask("POST", "/v1/postgres/stop", Prefer="wait=60")
     assert (code, stopped["state"]) == (200, "succeeded")
     status = manager.until_phase("stopped")
     assert (status["desired"], status["postgres"]["pid"]) == ("stopped", None)
@@ -71,7 +71,7 @@ def test_stop_and_start_over_the_api(manager: Manager) -> None:
     assert manager.probe("startupz")[0] == 200
     assert manager.probe("readyz")[0] == 503
 
-    code, started = manager.ask("POST", "/v1/postgres/start", Prefer="wait=30")
+    code, started = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
     assert (code, started["state"]) == (200, "succeeded")
     manager.until_ready()
 
@@ -79,7 +79,7 @@ def test_stop_and_start_over_the_api(manager: Manager) -> None:
 def test_asking_for_what_already_holds_succeeds_at_once(manager: Manager) -> None:
     """A start of a running server is done when it is asked for."""
     manager.trust().start().until_ready()
-    code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=5")
+    code, operation = manager.ask("POST", "/v1/postgres/start", Prefer="wait=60")
 
     assert (code, operation["state"]) == (200, "succeeded")
 
@@ -89,7 +89,7 @@ def test_a_restart_gives_a_new_postmaster(manager: Manager) -> None:
     manager.trust().start().until_ready()
     before = manager.until_phase("running")["postgres"]["pid"]
     code, operation = manager.ask(
-        "POST", "/v1/postgres/restart", {"mode": "fast"}, Prefer="wait=30"
+        "POST", "/v1/postgres/restart", {"mode": "fast"}, Prefer="wait=60"
     )
 
     assert (code, operation["state"]) == (200, "succeeded")

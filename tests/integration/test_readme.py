@@ -91,7 +91,7 @@ class Checkout:
             connection: http.client.HTTPConnection = UnixConnection(path)
         else:
             assert url.hostname is not None
-            connection = http.client.HTTPConnection(url.hostname, url.port, timeout=10)
+            connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
         try:
             connection.request("GET", f"{url.path}?{url.query}" if url.query else url.path)
             response = connection.getresponse()
