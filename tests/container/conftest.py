@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[2]
 MAJOR = os.environ.get("PG_MAJOR", "18")
 PREFIX = os.environ.get("IMAGE_PREFIX") or "localhost/instance-manager"
-READY_SECONDS = 60
-COMMAND_SECONDS = 60
+READY_SECONDS = 120
+COMMAND_SECONDS = 150
+"""More than the former, which a command may wait for."""
 BUILD_SECONDS = 900
 OPERAND_USER = 26
 SECRET = "/etc/instance-manager/password"

@@ -95,7 +95,6 @@ class Machine:
             until(
                 lambda: self._psql(container, OF_THE_SHOP).out.count(",") == 1,
                 "both extensions are in the database",
-                60,
             )
         except AssertionError as error:
             logs = self.run("podman", "logs", "--tail=20", container)

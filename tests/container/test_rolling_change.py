@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.container.conftest import Cluster, Images, Operand
 
-READY_SECONDS: Final = 60
+READY_SECONDS: Final = 120
 PORTS: Final = {"primary": 5432, "standby": 5433}
 HEALTH: Final = {"primary": 8080, "standby": 8081}
 RULES: Final = (

@@ -97,7 +97,7 @@ def blocks_term():
         mask = next(line for line in file if line.startswith("SigBlk:"))
     return bool(int(mask.split()[1], 16) & 1 << signal.SIGTERM - 1)
 def wait_for(condition):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not condition():
         if time.monotonic() > end:
             sys.exit("too late")
