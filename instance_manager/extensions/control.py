@@ -164,6 +164,9 @@ def _setting(number: int, tokens: list[tuple[str, str]]) -> _Setting | None:
     if len(rest) != 1 or rest[0][0] == "equals":
         return None
     kind, raw = rest[0]
+    if kind == "word" and "." in raw and _NAME.fullmatch(raw):
+        # The server takes it for the name of a parameter, which is no value.
+        return None
     value = _unescape(raw[1:-1]) if kind == "string" else raw
     # The server's strings end at the first NUL.
     return _Setting(number, _as_text(name), _as_text(value.partition("\0")[0]))

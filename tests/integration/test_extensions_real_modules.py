@@ -438,6 +438,8 @@ lines = st.one_of(
 @example("schema = s\nrelocatable = true")
 @example("Default_Version = 1")
 @example("default_version = 1e5")
+@example("default_version=E._")
+@example("default_version = a.b.c\nschema = v1.0")
 @example("default_version = 0x1Fkb\ntrusted = FALS")
 def test_control_files_are_read_as_the_server_reads_them(
     oracle: ControlOracle, content: str

@@ -79,6 +79,7 @@ def test_a_value_is_read_as_the_servers_scanner_reads_it(line: bytes, value: str
         b"comment = 'open\\'",
         b'comment = "x"',
         b"comment = 1.2.3",
+        b"comment = a.b",
         b"comment = 1e5",
         b"comm-ent = 'x'",
         b"a.b.c = 'x'",
