@@ -54,7 +54,7 @@ def test_a_fence_outlives_the_manager(manager: Manager, number: signal.Signals) 
     offset = len(manager.logged())
     manager.start().until_phase("fenced")
     assert manager.postgres_processes() == []
-    assert "the instance is fenced" in manager.logged()[offset:]
+    until(lambda: "the instance is fenced" in manager.logged()[offset:], "it is told in the log")
 
     assert operate(manager, "unfence")["state"] == "succeeded"
     assert manager.query("SELECT answer FROM kept") == [(42,)]
