@@ -153,7 +153,11 @@ def _with_its_need(
     # Seldom needed, and on the way to the first connection.
     from instance_manager.extensions.module_use import asks_for_module
 
-    scripts = (reader.real / facts.script_directory / each for each in facts.scripts)
+    # What CREATE EXTENSION runs. An update from a version of long ago may name a library that was
+    # given up since, and get along without it, as one of pgTAP does.
+    own = f"{facts.extension}--{facts.control.default_version}.sql"
+    names = (own,) if own in facts.scripts else facts.scripts
+    scripts = (reader.real / facts.script_directory / each for each in names)
     return facts._replace(asks_for_module=asks_for_module(scripts, module))
 
 

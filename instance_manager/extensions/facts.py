@@ -94,7 +94,8 @@ class ControlFacts(NamedTuple):
     *versions* are those that its scripts can install; None where their directory is missing.
     *secondary* holds the control files of single versions, by path. *scripts* are the names of
     its scripts, in *script_directory*. *asks_for_module* says that they may name the library of
-    the control file; it is false only where the volume lacks that one and no script does.
+    the control file; it is false only where the volume lacks that one, and the script
+    of the default version does not; where it has none of its own, no script does.
     """
 
     directory: str

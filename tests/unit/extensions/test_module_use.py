@@ -41,15 +41,32 @@ def test_an_extension_of_sql_alone_needs_no_library(
     assert state(server, place) is State.READY
 
 
-def test_a_library_that_one_script_of_many_names_is_needed(
+def test_a_library_that_only_an_old_update_names_is_not_needed(
     volume: MakeVolume, server: ServerFacts
 ) -> None:
-    """Whichever: an update runs it."""
+    """It was given up since, and nobody who installs the extension misses it."""
     place = volume(
         "tap",
         {
             f"{PLACE}/tap.control": CONTROL,
             f"{PLACE}/tap--1.0.sql": "SELECT 1",
+            f"{PLACE}/tap--0.9--1.0.sql": "DO $$BEGIN CREATE FUNCTION f() RETURNS int AS 'tap'"
+            " LANGUAGE c; EXCEPTION WHEN undefined_file THEN NULL; END$$",
+        },
+    )
+
+    assert state(server, place) is State.READY
+
+
+def test_a_library_that_an_update_to_the_default_version_names_is_needed(
+    volume: MakeVolume, server: ServerFacts
+) -> None:
+    """It has no script of its own: CREATE EXTENSION runs the update."""
+    place = volume(
+        "tap",
+        {
+            f"{PLACE}/tap.control": CONTROL,
+            f"{PLACE}/tap--0.9.sql": "SELECT 1",
             f"{PLACE}/tap--0.9--1.0.sql": "CREATE FUNCTION f() RETURNS int AS MODULE_PATHNAME",
         },
     )
