@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from instance_manager.configuration.rendering import HASH_PARAMETER, parse_line
+from instance_manager.configuration.rendering import HASH_PARAMETER, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -81,8 +81,7 @@ def changed_sections(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[st
 
 
 def _values(text: str) -> dict[str, str]:
-    parsed = (parse_line(line) for line in text.splitlines())
-    return {name: value for name, value in filter(None, parsed) if name != HASH_PARAMETER}
+    return {name: value for name, value in values_of(text).items() if name != HASH_PARAMETER}
 
 
 def _changes(

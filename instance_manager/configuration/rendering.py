@@ -63,9 +63,9 @@ def render_lines(parameters: Mapping[str, str]) -> list[str]:
 
 def without(text: str, names: Collection[str]) -> str:
     """Return a text of ours without the lines of some parameters."""
-    lines = text.splitlines(keepends=True)
-    return "".join(
-        line for line in lines if not ((parsed := parse_line(line[:-1])) and parsed[0] in names)
+    lines = text.split("\n")
+    return "\n".join(
+        line for line in lines if not ((parsed := parse_line(line)) and parsed[0] in names)
     )
 
 
@@ -89,6 +89,15 @@ def quote(value: str) -> str:
 def sha256_of(text: str) -> str:
     """Return the hash that the last line carries, of the lines before it."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def values_of(text: str) -> dict[str, str]:
+    """Return the parameters that the lines of a text set, the last of a name.
+
+    A line ends where the server ends it: what else ``splitlines`` takes for an end, such as
+    U+2028, may be part of a value.
+    """
+    return dict(filter(None, map(parse_line, text.split("\n"))))
 
 
 def parse_line(line: str) -> tuple[str, str] | None:

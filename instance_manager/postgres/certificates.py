@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.configuration.rendering import parse_line
+from instance_manager.configuration.rendering import values_of
 from instance_manager.configuration.values import flag
 from instance_manager.errors import Problem
 
@@ -38,7 +38,7 @@ def problems(configuration: str, data_directory: Path) -> Iterator[Problem]:
         configuration: the text of our file. What only other files set is not looked at.
         data_directory: relative names begin there.
     """
-    values = dict(filter(None, map(parse_line, configuration.splitlines())))
+    values = values_of(configuration)
     if not flag(values.get("ssl", "")):
         return
     import ssl

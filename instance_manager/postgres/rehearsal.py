@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.configuration.parameters import TAKEN_FROM_AUTO_CONF
-from instance_manager.configuration.rendering import parse_line
+from instance_manager.configuration.rendering import values_of
 from instance_manager.configuration.writing import take_out_auto_entries
 from instance_manager.errors import DataDirectoryDamagedError, UnresponsiveError
 from instance_manager.postgres import (
@@ -177,7 +177,7 @@ async def _not_reached(done: Completed, configuration: str) -> Failure | None:
     """Judge what the start would meet later than its trial ends: its memory, its sockets."""
     # The answer is the last number: a library may write to standard output, too.
     megabytes = int(next(filter(str.isdecimal, reversed(done.output.split()))))
-    values = dict(filter(None, map(parse_line, configuration.splitlines())))
+    values = values_of(configuration)
     # Of another size than the usual one: how many there are is not told in one place.
     is_usual = values.get("huge_page_size", "0") == "0"
     huge = values.get("huge_pages", "") if is_usual else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from instance_manager.configuration.rendering import parse_line
+from instance_manager.configuration.rendering import values_of
 from instance_manager.errors import Problem
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def problems(before: str, after: str, required: Mapping[str, int]) -> Iterator[P
 
     What neither text sets is the business of the directory's own files.
     """
-    old, new = _values(before), _values(after)
+    old, new = values_of(before), values_of(after)
     for name, least in required.items():
         # What is taken out of the configuration falls back to the server's default.
         value = new.get(name, str(DEFAULTS[name])) if name in old | new else None
@@ -82,7 +82,3 @@ def _whole_number(text: str) -> int | None:
         return int(text, 0) if "x" in text.lower() else round(float(text))
     except (ValueError, OverflowError):
         return None
-
-
-def _values(text: str) -> dict[str, str]:
-    return dict(filter(None, map(parse_line, text.splitlines())))

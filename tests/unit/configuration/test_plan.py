@@ -78,3 +78,16 @@ def test_a_text_without_some_parameters_has_all_others() -> None:
     assert "work_mem = '4MB'" not in lines
     assert "port = '5432'" in lines
     assert len(lines) == len(BEFORE.splitlines()) - 1
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x1c", "\f"])
+def test_a_value_with_what_looks_like_an_end_of_a_line_is_one(separator: str) -> None:
+    """The server ends lines at a newline alone, and so does what reads them here."""
+    text = render({"cluster_name": f"a{separator}b", "work_mem": "4MB"})
+
+    (change,) = plan(
+        BEFORE, render({"cluster_name": f"a{separator}b"}) + BEFORE, KNOWN, ()
+    ).changes
+    assert (change.name, change.new) == ("cluster_name", f"a{separator}b")
+    assert "cluster_name" not in without(text, {"cluster_name"})
+    assert without(text, set()) == text
