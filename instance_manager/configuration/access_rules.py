@@ -172,12 +172,16 @@ def _refuse_include(word: str, major: int) -> None:
 
 def _check_names(tokens: list[_Token], what: str) -> None:
     for token in tokens:
-        # A lone @ is a name to the server.
-        if token.text.startswith("@") and not token.quoted and len(token.text) > 1:
+        if _is_file(token):
             raise _WrongLineError(
                 f"{token.text!r} would read {what}'s names from a file, which is not checked here:"
                 " write them out, or put quotes around the name"
             )
+
+
+def _is_file(token: _Token) -> bool:
+    # In every field (next_field_expand in hba.c). A lone @ is a name to the server.
+    return token.text.startswith("@") and not token.quoted and len(token.text) > 1
 
 
 def _check_address(rest: list[list[_Token]]) -> None:
@@ -186,6 +190,11 @@ def _check_address(rest: list[list[_Token]]) -> None:
     token = _single(rest.pop(0), "the address")
     if token.text in _WORDS_FOR_ADDRESSES and not token.quoted:
         return
+    if _is_file(token):
+        raise _WrongLineError(
+            f"{token.text!r} would read the address from a file, which is not checked here:"
+            " write it out, or put quotes around the name"
+        )
     address, slash, length = token.text.partition("/")
     family = _family(address)
     # What is no address may be a host's name, which no grammar bounds.

@@ -90,7 +90,12 @@ BAD_RULES = [
     "host all all all sspi",
     "host all all all crypt",
 ]
-REFUSED_BY_US = ["local @names all trust", "include other", "include_if_exists other"]
+REFUSED_BY_US = [
+    "local @names all trust",
+    "host all all @addresses trust",
+    "include other",
+    "include_if_exists other",
+]
 GOOD_MAPS = ["m a b", "m /^(.*)@x$ \\1", '"m" "a b" all', "m a +group", "# none", "m a b c"]
 BAD_MAPS = ["m", "m a", "m,n a b", "m a,b c", "m a b,c"]
 UNKNOWN = "not supported by this build"
