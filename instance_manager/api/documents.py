@@ -117,7 +117,8 @@ def _loaded(body: bytes, number: Callable[[str], Any] | None) -> Any:
 
 def _checked(body: bytes, number: Callable[[str], Any] | None) -> Any:
     document = json.loads(
-        body,
+        # As bytes, other encodings would be taken too, and halves of characters (RFC 8259, 8.1).
+        body.decode("utf-8-sig"),
         object_pairs_hook=_object_of,
         parse_constant=_refuse_constant,
         parse_int=number,

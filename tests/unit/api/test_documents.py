@@ -71,6 +71,9 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         b"mode=fast",
         b'{"mode": "fast"} {}',
         b'{"mode": "\xff"}',
+        b'{"mode": "\xed\xa0\x80"}',
+        '{"mode": "fast"}'.encode("utf-16"),
+        '{"mode": "fast"}'.encode("utf-32-le"),
         b'{"mode": NaN}',
         b'{"mode": -Infinity}',
         b'{"mode": "fast", "mode": "smart"}',
@@ -81,7 +84,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     ],
 )
 def test_what_is_not_json_is_malformed(body: bytes) -> None:
-    """Bad UTF-8, duplicate keys, numbers that JSON does not have, and depth without end."""
+    """Other encodings than UTF-8, halves of characters, duplicate keys, numbers that JSON does not have, and depth without end."""
     with pytest.raises(RequestError) as caught:
         parse(body, StopRequest)
 
@@ -89,6 +92,11 @@ def test_what_is_not_json_is_malformed(body: bytes) -> None:
         400,
         RequestCode.MALFORMED,
     )
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    """Some editors write one, and RFC 8259 lets a reader be kind."""
+    assert parse(b'\xef\xbb\xbf{"mode": "fast"}', StopRequest) == StopRequest(mode="fast")
 
 
 @settings(max_examples=50)
