@@ -133,7 +133,11 @@ def group_id(group: str) -> int:
     Raises:
         KeyError: there is no such group.
     """
-    return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    if not (group.isascii() and group.isdecimal()):
+        return grp.getgrnam(group).gr_gid
+    if int(group) > _LARGEST_ID:
+        raise KeyError(group)
+    return int(group)
 
 
 def naming_environment(account: Account, directory: Path) -> dict[str, str]:

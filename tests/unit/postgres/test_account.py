@@ -201,8 +201,13 @@ def test_a_group_is_known_by_name_and_by_number() -> None:
 
     assert account.group_id(entry.gr_name) == 0
     assert account.group_id("12345") == 12345
+
+
+@pytest.mark.parametrize("group", ["no-such-group", "\u00b2", "\u0661", "4294967295", "9" * 30])
+def test_a_group_that_there_can_not_be_is_none(group: str) -> None:
+    """Neither digits of other scripts nor a number that no group can have."""
     with pytest.raises(KeyError):
-        account.group_id("no-such-group")
+        account.group_id(group)
 
 
 def test_an_account_with_a_name_needs_no_wrapper(tmp_path: Path) -> None:
