@@ -10,6 +10,7 @@ from typing import Final
 
 FIRST_DELAY_SECONDS: Final = 0.5
 LONGEST_DELAY_SECONDS: Final = 30.0
+_MAXIMUM_DOUBLINGS: Final = 16
 _JITTER_SHARE: Final = 0.2
 
 
@@ -39,7 +40,9 @@ class RestartBudget:
         recent = len(self._recent(now))
         if recent == 0:
             return 0.0
-        delay = min(FIRST_DELAY_SECONDS * 2.0 ** (recent - 1), LONGEST_DELAY_SECONDS)
+        # A limit of thousands would else have a power that no number holds.
+        doublings = min(recent - 1, _MAXIMUM_DOUBLINGS)
+        delay = min(FIRST_DELAY_SECONDS * 2.0**doublings, LONGEST_DELAY_SECONDS)
         return delay * (1 + _JITTER_SHARE * chance)
 
     def _recent(self, now: float) -> tuple[float, ...]:

@@ -52,6 +52,13 @@ def test_each_delay_is_twice_the_one_before_up_to_a_limit() -> None:
     assert delays[-1] == LONGEST_DELAY_SECONDS
 
 
+def test_any_number_of_restarts_has_a_delay() -> None:
+    """A maximum of thousands is odd, and no reason for the manager to fail."""
+    budget = RestartBudget(maximum=5000, window_seconds=300, restarts=(0.0,) * 4000)
+
+    assert budget.delay_seconds(0, chance=0) == LONGEST_DELAY_SECONDS
+
+
 def test_chance_spreads_delays_by_a_fifth_at_most() -> None:
     """Instances that fail together do not start together."""
     budget = RestartBudget(maximum=5, window_seconds=300).after(0)
