@@ -82,7 +82,8 @@ class Stop:
     def harden(self, rung: Rung, *, at_once: bool = False) -> None:
         """Go on at *rung*, if that is harder; *at_once* without a checkpoint before it."""
         self._at_once = self._at_once or at_once
-        if at_once:
+        # An immediate stop throws the work of a checkpoint away, also of one that is still due.
+        if at_once or rung not in _CAN_WAIT:
             self._checkpoint_due = False
             if self._checkpointing is not None:
                 self._checkpointing.cancel()

@@ -827,6 +827,20 @@ def test_a_harder_request_ends_the_checkpoint() -> None:
     supervise(body, ONLY_IMMEDIATE + LIVE, ladder=Ladder(0, 3600, 3600))
 
 
+def test_a_request_for_an_immediate_stop_takes_a_checkpoint_back_that_is_still_due() -> None:
+    """It came in the moment between the first request and the stop."""
+
+    async def body(supervisor: Supervisor, work: Scripted) -> None:
+        work.checkpoint = asyncio.Event()
+        await supervisor.until({State.RUNNING})
+        supervisor.request(Event.LEAVE_REQUESTED)
+        supervisor.request(Event.LEAVE_REQUESTED, Rung.IMMEDIATE)
+        await supervisor.until({State.GONE})
+        assert not work.checkpoints
+
+    supervise(body, ONLY_IMMEDIATE + LIVE, ladder=Ladder(0, 3600, 3600))
+
+
 @pytest.mark.parametrize(
     ("rung", "at_once"), [(Rung.FAST, True), (Rung.IMMEDIATE, False), (Rung.IMMEDIATE, True)]
 )
