@@ -232,7 +232,9 @@ async def _tool(
     done = await children.run(
         name,
         [plan.binaries.initdb, *options],
-        environment=plan.environment,
+        # Its messages in English, since they are read here; gettext asks LANGUAGE first, and the
+        # locale of the cluster, which comes from LANG and LC_*, stays what it is.
+        environment={**plan.environment, "LANGUAGE": "en"},
         deadline_seconds=_INITDB_SECONDS,
         stdin=stdin,
         # With the lock it is found, and ended, by the next start if this manager is killed.
