@@ -9,6 +9,7 @@ be told for sure is not guessed.
 
 from __future__ import annotations
 
+import re
 import struct
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -33,7 +34,7 @@ _KEY_LIMITS: Final = range(8, 257)
 # FUNC_MAX_ARGS is 100 in every build that nobody has patched, and rare enough to look for.
 _ARGUMENT_LIMIT: Final = struct.pack("<i", 100)
 
-_CODE_BYTES: Final = 128
+_CODE_BYTES: Final = 4096
 _SCAN_BYTES: Final = 32 * 1024 * 1024
 _WINDOW_BYTES: Final = 1024 * 1024
 _LONGEST: Final = max(_LENGTHS)
@@ -41,11 +42,23 @@ _MAXIMUM_CANDIDATES: Final = 16
 _MAXIMUM_PLACES: Final = 10_000
 _ARGUMENT_LIMIT_AT, _NAME_AT, _VERSION_AT = 8, 56, 64
 _MAXIMUM_TEXT: Final = 256
-# Arm Architecture Reference Manual, C4.1: the fixed bits of six instructions.
+# lea rax, [rip+d] gives the address; mov rax, [rip+d] takes it from the offset table. Then only
+# what ends a function: pop, leave, add rsp, registers that are zeroed, ret. What stands before is
+# other work: pgrx sets a hook there.
+_MOV: Final = b"\x48\x8b\x05"
+_X86_64_RESULT: Final = re.compile(
+    rb"(?P<opcode>\x48[\x8b\x8d]\x05)(?P<displacement>.{4})"
+    rb"(?:\x41?[\x59-\x5f]|\xc9|\x48\x83\xc4.|\x48\x81\xc4.{4}"
+    rb"|\x31[\xc9\xd2\xf6\xff]|\x45\x31[\xc0\xc9\xd2\xdb])*\xc3",
+    re.DOTALL,
+)
+# Arm Architecture Reference Manual, C4.1: the fixed bits of eight instructions.
 _ADR_MASK, _ADR, _ADRP = 0x9F000000, 0x10000000, 0x90000000
 _ADD_MASK, _ADD, _SUBTRACT = 0xFF800000, 0x91000000, 0xD1000000
 _SIGNS: Final = {_ADD: 1, _SUBTRACT: -1}
 _LDR_MASK, _LDR = 0xFFC00000, 0xF9400000
+_CALL_MASK, _CALL = 0xFC000000, 0x94000000
+_CALL_AT_MASK, _CALL_AT = 0xFFFFFC1F, 0xD63F0000
 # RET x30, and RETAA and RETAB, which check the address first.
 _RETURN_MASK, _RETURN = 0xFFFFF3C0, 0xD65F03C0
 
@@ -140,15 +153,12 @@ def _decode(library: SharedObject, function: Symbol) -> int | None:
 
 
 def _decode_x86_64(library: SharedObject, function: int, code: bytes) -> int | None:
-    # lea rax, [rip+d] gives the address; mov rax, [rip+d] takes it from the offset table.
-    for opcode, is_slot in ((b"\x48\x8d\x05", False), (b"\x48\x8b\x05", True)):
-        # Not only at the beginning: endbr64 or a frame may stand before it.
-        at = code.find(opcode)
-        if 0 <= at <= len(code) - 7:
-            (displacement,) = struct.unpack_from("<i", code, at + 3)
-            target = function + at + 7 + displacement
-            return Relocations(library).address_in(target) if is_slot else target
-    return None
+    found = _X86_64_RESULT.search(code)
+    if found is None:
+        return None
+    (displacement,) = struct.unpack("<i", found["displacement"])
+    target = function + found.end("displacement") + displacement
+    return Relocations(library).address_in(target) if found["opcode"] == _MOV else target
 
 
 def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | None:
@@ -158,26 +168,34 @@ def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | 
     word: int
     for position, (word,) in enumerate(words):
         if word & _RETURN_MASK == _RETURN:
-            break
+            return known.get(0)
         here = function + 4 * position
         target, source, offset = word & 31, word >> 5 & 31, word >> 10 & 0xFFF
+        base = known.get(source)
+        _forget(known, word)
         if word & _ADR_MASK == _ADRP:  # the page of the address
             # adrp gives a page of 4 KiB; the place in it follows in another instruction.
             known[target] = (here & ~0xFFF) + (_relative(word) << 12)
         elif word & _ADR_MASK == _ADR:  # the address itself
             known[target] = here + _relative(word)
-        elif word & _ADD_MASK in _SIGNS and source in known:
+        elif word & _ADD_MASK in _SIGNS and base is not None:
             # The rest of it; in two parts where the compiler counts from an anchor (GCC's
             # -fsection-anchors), which may lie behind what is meant.
             step = offset << 12 if word & 1 << 22 else offset
-            known[target] = known[source] + _SIGNS[word & _ADD_MASK] * step
-        elif word & _LDR_MASK == _LDR and source in known:  # a slot of the offset table
+            known[target] = base + _SIGNS[word & _ADD_MASK] * step
+        elif word & _LDR_MASK == _LDR and base is not None:  # a slot of the offset table
             # The offset of ldr counts in words of the register's eight bytes.
-            loaded = Relocations(library).address_in(known[source] + 8 * offset)
+            loaded = Relocations(library).address_in(base + 8 * offset)
             if loaded is None:
                 return None
             known[target] = loaded
-    return known.get(0)
+    return None
+
+
+def _forget(known: dict[int, int], word: int) -> None:
+    """Forget what x0 held where an instruction may write it: a call always does."""
+    if word & 31 == 0 or word & _CALL_MASK == _CALL or word & _CALL_AT_MASK == _CALL_AT:
+        known.pop(0, None)
 
 
 def _relative(word: int) -> int:

@@ -44,7 +44,19 @@ _GETTERS = {
     ),
     "adrp+ldr": struct.pack("<3I", _ADRP, _LOAD_SLOT, _RETURN),
     "adrp+ldr+add": struct.pack("<4I", _ADRP, _LOAD_SLOT, _ADD, _RETURN_B),
-    "adr": struct.pack("<I", 0x10000000 | (_ADR_OFFSET & 3) << 29 | _ADR_OFFSET >> 2 << 5),
+    "adr": struct.pack(
+        "<2I", 0x10000000 | (_ADR_OFFSET & 3) << 29 | _ADR_OFFSET >> 2 << 5, _RETURN
+    ),
+    # push; call; mov rax; lea rax; store; the address; add rsp; pop; pop; ret
+    "lea after work": (
+        b"\x53\xff\x15\0\0\0\0\x48\x8b\x05\0\0\0\0\x48\x8d\x05\0\0\0\0\x48\x89\x03"
+        b"\x48\x8d\x05" + struct.pack("<i", DATA - CODE - 31) + b"\x48\x83\xc4\x10\x5b\x41\x5e\xc3"
+    ),
+    # stp; another address; bl; the address; ldp; ret
+    "adrp+add after work": struct.pack(
+        *("<8I", 0xA9BF7BFD, _ADRP, _ADD | 4 << 10, 0x94000040),
+        *(_ADRP, _ADD | _PAGE << 10, 0xA8C17BFD, _RETURN),
+    ),
     "nonsense": b"\xcc" * 12,
 }
 """The instructions of ``Pg_magic_func``, as compilers write them."""

@@ -18,12 +18,14 @@ EXPECTED = MagicBlock(72, 1800, 100, 32, 64, 1, "PostgreSQL")
     [
         (62, "lea"),
         (62, "mov"),
+        (62, "lea after work"),
         (183, "adrp+add"),
         (183, "adrp+add+add"),
         (183, "adrp+add+sub"),
         (183, "adrp+ldr"),
         (183, "adrp+ldr+add"),
         (183, "adr"),
+        (183, "adrp+add after work"),
     ],
 )
 def test_the_block_is_found_through_the_functions_instructions(
@@ -41,6 +43,14 @@ def test_another_compilers_code_is_answered_by_a_search(elf: Build, magic_block:
 
     assert read_magic(library) == Magic(is_module=True, block=EXPECTED)
     assert list(candidates(library)) == [EXPECTED]
+
+
+def test_a_call_after_the_address_leaves_no_answer(elf: Build, magic_block: Build) -> None:
+    """What another function returns is not in this one's instructions; the search answers."""
+    image = bytearray(elf(machine=183, style="adrp+add after work", magic=magic_block()))
+    image[0x410:0x418] = struct.pack("<II", 0xD63F0020, 0xD503201F)  # blr x1; nop
+
+    assert read_magic(SharedObject(bytes(image))).block == EXPECTED
 
 
 def test_two_candidates_are_no_answer(elf: Build, magic_block: Build) -> None:
