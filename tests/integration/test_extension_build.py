@@ -19,7 +19,7 @@ import pytest
 
 from instance_manager.extensions.metadata import Metadata, parse
 from instance_manager.postgres.embedded import Demonstration
-from tests.support.made_objects import make_object
+from tests.support.made_objects import HOST, NUMBERS, interpreter, make_object
 from tests.support.manager import until
 from tests.support.package_repository import (
     EXTENSIONS,
@@ -31,6 +31,7 @@ from tests.support.package_repository import (
     put,
 )
 from tests.support.volumes import tmpfs
+from tests.unit.extensions.conftest import build_elf, magic_bytes
 
 SECONDS: Final = 90
 THING: Final = "postgresql-18-thing-1"
@@ -364,6 +365,49 @@ def test_an_installed_tree_becomes_a_volume(site: Site, tmp_path: Path) -> None:
         "licenses/LICENSE",
     } <= (contents(site.results / "mine").keys())
     assert "lib/mine.bc" not in contents(site.results / "mine")
+
+
+@pytest.mark.parametrize("module", ["hello", "hello-0.0.0"], ids=["plain", "versioned"])
+def test_what_cargo_pgrx_package_writes_becomes_a_volume(
+    site: Site, tmp_path: Path, module: str
+) -> None:
+    """Nothing is left out and nothing brought; the module has a name that is not its SONAME."""
+    tree, loader = tmp_path / "target/release/hello-pg18", Path(interpreter()).name
+    pathname = "module_pathname = 'hello'\n" if module == "hello" else ""
+    put(site.base, {f"{LIBRARIES}/libgcc_s.so.1": make_object(soname="libgcc_s.so.1")})
+    put(
+        tree,
+        {
+            f"{EXTENSIONS}/hello.control": "comment = 'hello:  Created by pgrx'\n"
+            f"default_version = '0.0.0'\n{pathname}"
+            "relocatable = false\nsuperuser = true\ntrusted = false",
+            f"{EXTENSIONS}/hello--0.0.0.sql": "/* <begin connected objects> */\n"
+            '-- src/lib.rs:7\n-- hello::hello_hello\nCREATE  FUNCTION "hello_hello"() RETURNS TEXT'
+            " /* & '_ str */\nSTRICT\nLANGUAGE c /* Rust */\n"
+            f"AS '{'MODULE_PATHNAME' if pathname else f'$libdir/{module}'}',"
+            " 'hello_hello_wrapper';\n/* </end connected objects> */\n",
+            f"{SERVER_LIBRARIES}/{module}.so": build_elf(
+                machine=NUMBERS[HOST],
+                style="lea after work" if HOST == "x86_64" else "adrp+add after work",
+                magic=magic_bytes(),
+                soname="libhello.so",
+                needed=("libgcc_s.so.1", "libc.so.6", loader),
+                symbols=[b"hello_hello_wrapper", b"pg_finfo_hello_hello_wrapper"],
+            ),
+        },
+    )
+    (tree / SERVER_LIBRARIES / f"{module}.so").chmod(0o755)
+
+    summary = site.built(f"--from-directory={tree}", name="hello")
+
+    modes = {
+        path: stat.S_IMODE((site.results / "hello" / path).stat().st_mode)
+        for path in (f"lib/{module}.so", "share/extension/hello--0.0.0.sql")
+    }
+    assert (summary["version"], summary["extensions"]) == ("0.0.0", ["hello 0.0.0"])
+    assert (summary["left_out"], summary["libraries"], summary["findings"]) == ([], [], [])
+    assert set(modes.values()) == {0o644}
+    assert "share/extension/hello.control" in contents(site.results / "hello")
 
 
 def test_an_archive_of_files_is_a_base(site: Site, tmp_path: Path) -> None:
