@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 
-from instance_manager.api import documents, following, problems
+from instance_manager.api import documentation, documents, following, problems
 from instance_manager.api.accepting import Accepting
 from instance_manager.api.audit import audit
 from instance_manager.api.authentication import OpenGate, SocketGate, TcpGate, authenticate
@@ -89,10 +89,18 @@ async def serve(
         yield
 
 
+def _document() -> bytes:
+    # Most managers are never asked, and it takes what no other answer needs.
+    from instance_manager.api.openapi import served
+
+    return served()
+
+
 def build_application(instance: Instance, routes: Iterable[Route], gate: Gate) -> web.Application:
     """Return the application that answers *routes* to those whom *gate* admits."""
     application = web.Application(client_max_size=BODY_LIMIT_BYTES)
     application[documents.INSTANCE] = instance
+    application[documentation.DOCUMENT] = _document
     application[WITHHOLD_REASONS] = isinstance(gate, OpenGate)
     following.install(application)
     access_of = add_routes(application.router, routes)

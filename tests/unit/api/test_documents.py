@@ -84,7 +84,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     ],
 )
 def test_what_is_not_json_is_malformed(body: bytes) -> None:
-    """Other encodings than UTF-8, halves of characters, duplicate keys, numbers that JSON does not have, and depth without end."""
+    """Other encodings, halves of characters, duplicate keys, odd numbers, depth without end."""
     with pytest.raises(RequestError) as caught:
         parse(body, StopRequest)
 
