@@ -52,13 +52,20 @@ _X86_64_RESULT: Final = re.compile(
     rb"|\x31[\xc9\xd2\xf6\xff]|\x45\x31[\xc0\xc9\xd2\xdb])*\xc3",
     re.DOTALL,
 )
-# Arm Architecture Reference Manual, C4.1: the fixed bits of eight instructions.
+# Arm Architecture Reference Manual, C4.1: the fixed bits of instructions.
 _ADR_MASK, _ADR, _ADRP = 0x9F000000, 0x10000000, 0x90000000
 _ADD_MASK, _ADD, _SUBTRACT = 0xFF800000, 0x91000000, 0xD1000000
 _SIGNS: Final = {_ADD: 1, _SUBTRACT: -1}
 _LDR_MASK, _LDR = 0xFFC00000, 0xF9400000
 _CALL_MASK, _CALL = 0xFC000000, 0x94000000
 _CALL_AT_MASK, _CALL_AT = 0xFFFFFC1F, 0xD63F0000
+# A call may change all of these (AAPCS64, 6.1.1).
+_CALLEES_OWN: Final = (*range(19), 30)
+# Loads and stores of two registers; of one, with a base that is counted on.
+_PAIR_MASK, _PAIR = 0x3A000000, 0x28000000
+_INDEXED_MASK, _INDEXED = 0x3B200400, 0x38000400
+# Each is a search through the tables; functions of compilers take one slot or two.
+_MAXIMUM_LOADS: Final = 16
 # RET x30, and RETAA and RETAB, which check the address first.
 _RETURN_MASK, _RETURN = 0xFFFFF3C0, 0xD65F03C0
 
@@ -165,6 +172,8 @@ def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | 
     """Return what x0 holds at the function's end, by the few instructions that make addresses."""
     known: dict[int, int] = {}
     words = struct.iter_unpack("<I", code[: len(code) // 4 * 4])
+    tables: Relocations | None = None
+    loads = 0
     word: int
     for position, (word,) in enumerate(words):
         if word & _RETURN_MASK == _RETURN:
@@ -184,18 +193,26 @@ def _decode_aarch64(library: SharedObject, function: int, code: bytes) -> int | 
             step = offset << 12 if word & 1 << 22 else offset
             known[target] = base + _SIGNS[word & _ADD_MASK] * step
         elif word & _LDR_MASK == _LDR and base is not None:  # a slot of the offset table
+            loads += 1
+            tables = tables or Relocations(library)
             # The offset of ldr counts in words of the register's eight bytes.
-            loaded = Relocations(library).address_in(base + 8 * offset)
-            if loaded is None:
+            loaded = tables.address_in(base + 8 * offset)
+            if loaded is None or loads > _MAXIMUM_LOADS:
                 return None
             known[target] = loaded
     return None
 
 
 def _forget(known: dict[int, int], word: int) -> None:
-    """Forget what x0 held where an instruction may write it: a call always does."""
-    if word & 31 == 0 or word & _CALL_MASK == _CALL or word & _CALL_AT_MASK == _CALL_AT:
-        known.pop(0, None)
+    """Forget what an instruction may write: what is stored, too, since few are told apart."""
+    known.pop(word & 31, None)
+    if word & _CALL_MASK == _CALL or word & _CALL_AT_MASK == _CALL_AT:
+        for register in _CALLEES_OWN:
+            known.pop(register, None)
+    if word & _PAIR_MASK == _PAIR:
+        known.pop(word >> 10 & 31, None)
+    if word & _PAIR_MASK == _PAIR or word & _INDEXED_MASK == _INDEXED:
+        known.pop(word >> 5 & 31, None)
 
 
 def _relative(word: int) -> int:

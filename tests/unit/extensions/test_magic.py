@@ -53,6 +53,47 @@ def test_a_call_after_the_address_leaves_no_answer(elf: Build, magic_block: Buil
     assert read_magic(SharedObject(bytes(image))).block == EXPECTED
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        (0x94000040, 0x91000020),  # bl; add x0, x1, #0
+        (0xF9400041, 0x91000020),  # ldr x1, [x2]; add x0, x1, #0
+        (0x91000020, 0xA9400022),  # add x0, x1, #0; ldp x2, x0, [x1]
+        (0x91000020, 0xF8008402),  # add x0, x1, #0; str x2, [x0], #8
+    ],
+    ids=["call", "load", "pair", "counted base"],
+)
+def test_a_register_that_was_written_since_leads_nowhere(
+    elf: Build, magic_block: Build, words: tuple[int, ...]
+) -> None:
+    """Of two blocks, the one of another major that an address was made of once is not taken."""
+    image = bytearray(elf(machine=183, style="adrp+add", magic=magic_block(version=1700)))
+    made = struct.unpack_from("<2I", image, 0x400)
+    # The same two, for x1; the target and the source of add.
+    _write(image, made[0] | 1, made[1] | 1 << 5 | 1, *words)
+    image[0xF00 : 0xF00 + 72] = magic_block()
+
+    assert read_magic(SharedObject(bytes(image))) == Magic(is_module=True, block=None)
+
+
+def test_a_function_that_loads_and_loads_is_given_up(elf: Build, magic_block: Build) -> None:
+    """Each load is a search through the tables, and no compiler writes so many of them."""
+    image = bytearray(elf(machine=183, style="adrp+ldr", magic=magic_block()))
+    page, load = struct.unpack_from("<2I", image, 0x400)
+    # The page in x1, for all of them.
+    _write(image, page | 1, *[load | 1 << 5] * 100)
+    image[0xF00 : 0xF00 + 72] = magic_block(version=1700)
+
+    assert read_magic(SharedObject(bytes(image))) == Magic(is_module=True, block=None)
+
+
+def _write(image: bytearray, *words: int) -> None:
+    """Put instructions and a return in place of the function of an image, with its new size."""
+    code = struct.pack(f"<{len(words) + 1}I", *words, 0xD65F03C0)
+    image[0x400 : 0x400 + len(code)] = code
+    struct.pack_into("<Q", image, 0x228, len(code))
+
+
 def test_two_candidates_are_no_answer(elf: Build, magic_block: Build) -> None:
     """What can't be told for sure is not guessed."""
     image = bytearray(elf(style="nonsense", magic=magic_block()))
