@@ -131,7 +131,7 @@ _CLIENTS = frozenset({*_LIFECYCLE, "status", "events", "config", "install"})
 """What answers programs with a document in every case, an error included."""
 
 
-_GLOBAL = frozenset({"--config", "--log-level"})
+_GLOBAL = ("--config", "--log-level", "--version", "--help")
 """The options that may stand before the command too."""
 
 
@@ -200,10 +200,11 @@ def _misplaced(arguments: Sequence[str]) -> str | None:
     """Return the first option before the command that only a command could have."""
     words = iter(arguments)
     for word in words:
-        if not word.startswith("-"):
-            return None
         name, equals, _ = word.partition("=")
-        if name not in _GLOBAL:
+        if not name.strip("-") or not name.startswith("-"):
+            return None
+        # argparse takes the beginning of an option's name for all of it.
+        if not any(each.startswith(name) for each in _GLOBAL):
             return name
         if not equals:
             next(words, None)

@@ -125,6 +125,11 @@ def test_wrong_usage_is_2_and_leaves_standard_output_empty(
         (("--config", "x", "--output=json", "status"), "--output stands before the command"),
         (("--config=x", "--mode", "fast", "stop"), "--mode stands before the command"),
         (("--config", "--odd", "unheard"), ""),
+        (("--conf", "x", "unheard"), ""),
+        (("--log=info", "--out=json", "status"), "--out stands before the command"),
+        (("--version=1",), ""),
+        (("--", "unheard"), ""),
+        (("-", "unheard"), ""),
         (("--log-level", "info", "unheard", "--set", "a=b"), ""),
     ],
 )
