@@ -127,7 +127,7 @@ async def _listening(
     application: web.Application, listener: socket.socket, tls: Contexts | None = None
 ) -> AsyncGenerator[None]:
     loop = asyncio.get_running_loop()
-    # Signals are the manager's own: aiohttp would end the loop at SIGTERM.
+    # Signals are the manager's own: aiohttp's handlers would end the loop at SIGTERM.
     runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     try:

@@ -241,6 +241,7 @@ def _check_method(kind: str, method: str, major: int) -> None:
         raise _WrongLineError(f"has the method {method!r}: use one of {', '.join(sorted(known))}")
     if method == "gss" and kind == "local":
         raise _WrongLineError("has the method gss, which unix sockets don't know: use peer")
+    # Not ident: on a unix socket, the server takes it for another word for peer.
     if method == "peer" and kind != "local":
         raise _WrongLineError("has the method peer, which only local connections know")
     if method == "cert" and kind != "hostssl":
@@ -249,7 +250,6 @@ def _check_method(kind: str, method: str, major: int) -> None:
 
 def _check_options(kind: str, method: str, fields: list[list[_Token]]) -> None:
     given: dict[str, str] = {}
-    # On a unix socket, ident is another word for peer.
     for token in (token for field in fields for token in field):
         name, equals, value = token.text.partition("=")
         if not equals:

@@ -128,7 +128,7 @@ def _locks_out(permissions: str) -> bool:
     The server reads numbers as C does: octal with a zero before.
     """
     text = permissions.strip()
-    # int() takes no number with a zero before, where strtol(3) reads octal.
+    # With base 0, int() refuses a zero before a number, where strtol(3) reads octal.
     base = 0 if text.lower().startswith("0x") else 8 if text.startswith("0") else 10
     try:
         return not int(text, base) & stat.S_IWUSR

@@ -275,7 +275,8 @@ def _set_stage(rehearsal: Rehearsal) -> None:
     # What a killed manager left behind.
     strike(stage)
     for made in (stage, stage / "global", stage / data_directory.OUR_DIRECTORY):
-        # The server refuses a data directory with any other mode but 0750.
+        # The server refuses a data directory that others than its owner may write to, or that is
+        # open to more than its group (checkDataDir).
         made.mkdir(mode=0o700)
     for path in _configuration_of(directory):
         # The server finds what a file includes beside the link, not beside the file.
