@@ -309,6 +309,9 @@ def _check_map(fields: list[list[_Token]], major: int) -> None:
         _check_names([token], what)
     if len(fields) < len(names):
         raise _WrongLineError(f"ends before {names[len(fields)]}")
+    # It reads a file that a further one names all the same, and the map is lost with it.
+    for field in fields[len(names) :]:
+        _check_names(field, "the rest")
 
 
 def _single(tokens: list[_Token], what: str) -> _Token:

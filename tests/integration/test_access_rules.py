@@ -96,8 +96,16 @@ REFUSED_BY_US = [
     "include other",
     "include_if_exists other",
 ]
-GOOD_MAPS = ["m a b", "m /^(.*)@x$ \\1", '"m" "a b" all', "m a +group", "# none", "m a b c"]
-BAD_MAPS = ["m", "m a", "m,n a b", "m a,b c", "m a b,c"]
+GOOD_MAPS = [
+    "m a b",
+    "m /^(.*)@x$ \\1",
+    '"m" "a b" all',
+    "m a +group",
+    "# none",
+    "m a b c",
+    'm a b @ "@c"',
+]
+BAD_MAPS = ["m", "m a", "m,n a b", "m a,b c", "m a b,c", "m a b @missing", "m a b c d,@missing"]
 UNKNOWN = "not supported by this build"
 WORDS = st.sampled_from(
     [
