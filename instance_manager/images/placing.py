@@ -41,10 +41,11 @@ def workplace(path: Path) -> Generator[Path]:
 
 
 def put(result: Path, path: Path) -> None:
-    """Put a result into its place, and what was there out of it, into the workplace.
+    """Put a result into its place; what was there goes.
 
     In one step: at no moment is there nothing. Only on a file system that can't exchange two
-    directories it takes two.
+    directories, such as NFS, it takes two, and a kill between them leaves the old result beside
+    its place, as ``.NAME.replaced``.
     """
     # Whatever the umask was: who reads a volume is mostly another user.
     if result.is_dir():
@@ -53,14 +54,21 @@ def put(result: Path, path: Path) -> None:
     if not (result.is_dir() and path.exists()):
         result.rename(path)
     elif not _exchange(result, path):
-        replaced = result.with_name(".replaced")
-        path.rename(replaced)
-        try:
-            result.rename(path)
-        except BaseException:
-            # Whatever happened, also an interrupt: what was there is back.
-            replaced.rename(path)
-            raise
+        _put_in_two_steps(result, path)
+
+
+def _put_in_two_steps(result: Path, path: Path) -> None:
+    # Not in the workplace, which the next build would remove after a kill.
+    replaced = path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    path.rename(replaced)
+    try:
+        result.rename(path)
+    except BaseException:
+        # Whatever happened, also an interrupt: what was there is back.
+        replaced.rename(path)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path, PosixPath
 
@@ -60,6 +63,30 @@ def test_a_result_is_replaced_where_directories_cannot_be_exchanged(
         placing.put(made(work / "new", "new"), place)
 
     assert (place / "word").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_kill_between_the_two_steps_loses_nothing(tmp_path: Path) -> None:
+    """The old result is beside its place, and stays there through the next build's beginning."""
+    place = made(tmp_path / "result", "old")
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from instance_manager.images import placing\n"
+        "placing._exchange = lambda *_: False\n"
+        "class Killing(type(pathlib.Path())):\n"
+        "    def rename(self, target):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "place = pathlib.Path(sys.argv[1])\n"
+        "with placing.workplace(place) as work:\n"
+        "    (work / 'new').mkdir()\n"
+        "    placing.put(Killing(work / 'new'), place)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(place)], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+    with placing.workplace(place):
+        assert not place.exists()
+        assert (tmp_path / ".result.replaced/word").read_text() == "old"
 
 
 class _Vanishing(PosixPath):
