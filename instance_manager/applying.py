@@ -153,8 +153,8 @@ class Configuration:
             overridden = await self._apply(judged.candidate, None)
             # Last: only what the server has taken comes back after a new start of the manager.
             await self._startup.documents.accept(judged.candidate.settings)
-            self._succeed()
-            tag = tag_of(self.document())
+            # Of what was accepted: the server may have ended with it since, and fallen back.
+            tag = tag_of(document_of(judged.candidate.settings))
             self._events.record(
                 "ConfigurationAccepted",
                 f"a configuration was accepted: {_summary(judged.plan)}",

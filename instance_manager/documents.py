@@ -116,15 +116,21 @@ class Documents:
         return adopted or settings
 
     async def accept(self, settings: Settings) -> None:
-        """Keep the document of *settings* as the accepted one.
+        """Keep the document of *settings*, which are in force, as the accepted one.
+
+        Nothing is wrong with them from the call on.
 
         Raises:
             DataDirectoryError, DiskSpaceError: it can't be written; the one before stays.
         """
         document = document_of(settings)
+        # At once: a server that ends with them while this waits for the disk falls back, and what
+        # is told of that must stay.
+        before, self.problems = self.problems, ()
         try:
             await self._accepted_file.store(document)
         except BaseException:
+            self.problems = self.problems or before
             # Given up, its thread goes on; failed, it may have been renamed already. What is
             # written back comes after that. Nobody waits: a volume may hang.
             self._taking_back = asyncio.create_task(self._take_back(self.accepted))
@@ -151,27 +157,20 @@ class Documents:
             await self._good_file.store(document_of(settings))
             self._good = settings
 
-    async def fall_back(
-        self, settings: Settings, reason: str, journal: Journal
-    ) -> Settings | None:
-        """Return *settings* with the last good document, since theirs does not work.
-
-        None where that is theirs, or none is.
-        """
-        good = await self._another_good(settings)
-        if good is not None:
-            message = f"the configuration does not work, the last good one is used: {reason}"
-            self.problems = (Problem("", message),)
-            _log.error(message, hint="mend the configuration: it is tried again when it changes")
-            journal.on_warning("ConfigurationFellBack", message)
-        return good
-
-    async def _another_good(self, settings: Settings) -> Settings | None:
+    async def another_good(self, settings: Settings) -> Settings | None:
+        """Return *settings* with the last good document; None where that is theirs, or none is."""
         good = await self._good_file.load()
         # To fall back on what has just failed would only fail again.
         if good is None or text_of(good) == text_of(document_of(settings)):
             return None
         return _with(settings, good, "last good")
+
+    def tell_fallen_back(self, reason: str, journal: Journal) -> None:
+        """Say that the last good document takes the place of one that does not work, and why."""
+        message = f"the configuration does not work, the last good one is used: {reason}"
+        self.problems = (Problem("", message),)
+        _log.error(message, hint="mend the configuration: it is tried again when it changes")
+        journal.on_warning("ConfigurationFellBack", message)
 
 
 def _with(settings: Settings, document: Mapping[str, Any], which: str) -> Settings | None:

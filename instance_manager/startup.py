@@ -300,11 +300,13 @@ class Startup:
         Returns:
             Whether the next start has another configuration than the one that ended so.
         """
-        good = await self.documents.fall_back(self.settings, str(ending), self._journal)
-        if good is None:
-            return False
-        self.settings = good
-        return True
+        failed = self.settings
+        good = await self.documents.another_good(failed)
+        # Else it was changed while that was read, and what is wanted now has not been tried.
+        if self.settings is failed and good is not None:
+            self.documents.tell_fallen_back(str(ending), self._journal)
+            self.settings = good
+        return self.settings is not failed
 
     async def configure(self, library_path: str = "") -> Written:
         """Write what the server reads; *library_path* is what one that runs has now."""
