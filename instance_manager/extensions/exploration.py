@@ -110,7 +110,7 @@ def _explore(
     settings: VolumeSettings | None,
     catalogued: Metadata | None = None,
 ) -> VolumeFacts:
-    described = _describe(reader, catalogued)
+    described = _describe(reader, catalogued, is_listed=settings is not None)
     wished = _wished(settings, described)
     paths = PathLists(
         *(
@@ -161,11 +161,15 @@ def _with_its_need(
     return facts._replace(asks_for_module=asks_for_module(scripts, module))
 
 
-def _describe(reader: VolumeReader, catalogued: Metadata | None) -> Metadata:
+def _describe(reader: VolumeReader, catalogued: Metadata | None, *, is_listed: bool) -> Metadata:
     content = reader.read(metadata.PATH, _MAXIMUM_METADATA_BYTES)
     if content is None:
         # The image's own word goes before what a catalogue says of it.
-        return catalogued or metadata.Metadata()
+        said = catalogued or metadata.Metadata()
+        # An image whose own word is not so was built wrongly, listed or not. A catalogue is the
+        # word of others, and of a volume that is not listed they can't have anything loaded: a
+        # slip of theirs must not take it away.
+        return said if is_listed else said.only_suggesting()
     described, problems = metadata.parse(content)
     for problem in problems:
         reader.note(finding(Code.METADATA, metadata.PATH, f"{metadata.PATH}: {problem}"))

@@ -46,6 +46,7 @@ class Code(StrEnum):
     LIMIT = "EXT025"
     BAD_PATH = "EXT026"
     PATH_MISSING = "EXT027"
+    CATALOGUE_DIFFERS = "EXT028"
     ELF_INVALID = "EXT030"
     MACHINE = "EXT031"
     NO_MAGIC = "EXT032"
@@ -232,6 +233,12 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             _WARNING,
             "a listed path is not in the volume",
             "correct the path in extensions.volumes or in the volume's metadata",
+        ),
+        # A warning: nobody can tell which of the two is wrong, and the volume may well work.
+        Code.CATALOGUE_DIFFERS: Rule(
+            _WARNING,
+            "a volume is not what the catalogue says",
+            "mount the image that the catalogue names, or correct the catalogue",
         ),
         Code.ELF_INVALID: Rule(_ERROR, "a module is not a shared object", _REBUILD),
         Code.MACHINE: Rule(

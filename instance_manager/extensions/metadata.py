@@ -34,7 +34,8 @@ class Metadata(NamedTuple):
 
     *requires* are names of extensions. *preload_after* says which libraries must stand before one
     of the volume's own in ``shared_preload_libraries``. *provenance* is shown and means nothing.
-    *origin* is what findings call it.
+    *origin* is what findings call it. *suggested_libraries* are those that a catalogue would have
+    loaded at the start if the volume were listed.
     """
 
     extension_control_path: tuple[str, ...] | None = None
@@ -49,6 +50,13 @@ class Metadata(NamedTuple):
     provenance: tuple[tuple[str, str], ...] = ()
     smoke_test: tuple[str, ...] = ()
     origin: str = "its metadata"
+    suggested_libraries: tuple[str, ...] = ()
+
+    def only_suggesting(self) -> Metadata:
+        """Return the same with nothing to load at the start, for a volume that is not listed."""
+        return self._replace(
+            shared_preload_libraries=(), suggested_libraries=self.shared_preload_libraries
+        )
 
 
 class ParsedMetadata(NamedTuple):

@@ -69,14 +69,18 @@ def judge(
     """
     lists = lists_of(composed, settings)
     after = preload_order.constraints(volumes)
+    # $libdir is part of each search.
+    search = (
+        Search(composed.dynamic_library_path, server.library_directory, is_there)
+        if server.library_directory
+        else None
+    )
     for volume in volumes:
-        yield from _unlisted(volume, frozenset(map(_base_name, lists.loaded)))
+        yield from _unlisted(volume, frozenset(map(_base_name, lists.loaded)), search)
     yield from _with_macro(lists.entries, server.libraries or ())
     for name, other in preload_order.violations(list(map(_base_name, lists.loaded)), after):
         yield finding(Code.PRELOAD_ORDER, name, _too_early(name, other, lists.loaded))
-    # $libdir is part of each search.
-    if server.library_directory:
-        search = Search(composed.dynamic_library_path, server.library_directory, is_there)
+    if search is not None:
         yield from _missing(lists, search)
         yield from _not_plugins(lists.local, search)
 
@@ -88,9 +92,10 @@ def wanting(volume: VolumeFacts) -> Mapping[str, str]:
     Of several with versions in their names, such as ``timescaledb`` and ``timescaledb-2.31.0``,
     only the one without: it loads the one that fits.
     """
-    said = volume.metadata.shared_preload_libraries
+    described = volume.metadata
+    said = described.shared_preload_libraries or described.suggested_libraries
     if said:
-        return dict.fromkeys(said, volume.metadata.origin)
+        return dict.fromkeys(said, described.origin)
     names = [
         each.name.removesuffix(SUFFIX) for each in volume.searched() if each.speaks_of_preloading
     ]
@@ -106,9 +111,19 @@ def _base_name(library: str) -> str:
     return bare_name(library.rpartition("/")[2])
 
 
-def _unlisted(volume: VolumeFacts, loaded: Collection[str]) -> Iterator[Finding]:
+def _unlisted(
+    volume: VolumeFacts, loaded: Collection[str], search: Search | None
+) -> Iterator[Finding]:
+    suggested = volume.metadata.suggested_libraries
     for name, who in wanting(volume).items():
-        if name not in loaded:
+        if name in loaded:
+            continue
+        # To list it would be bad advice.
+        if name in suggested and search is not None and search.find(name) is None:
+            message = f'{who} asks for library "{name}" of volume "{volume.name}"'
+            message += ", which is not in dynamic_library_path"
+            yield finding(Code.CATALOGUE_DIFFERS, name, message)
+        else:
             message = f'library "{name}" of volume "{volume.name}" must be in'
             message += f" shared_preload_libraries, as {who} says, but it is not listed"
             yield finding(Code.PRELOAD_NEEDED, name, message)

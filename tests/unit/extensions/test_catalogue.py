@@ -147,3 +147,32 @@ def test_a_library_that_the_catalogue_wants_loaded_must_be_there(tmp_path: Path)
 
     told = {each.code: each.message for each in volume.findings}
     assert told["EXT021"].startswith('the catalogue asks for library "')
+
+
+def test_of_a_volume_that_is_not_listed_the_catalogue_takes_nothing_away(tmp_path: Path) -> None:
+    """A library that it wrongly wants loaded is a warning; one that is there is asked for."""
+    place = tmp_path / "early/share/extension"
+    place.mkdir(parents=True)
+    (place / "early.control").write_text("default_version = '1'\n")
+    (place / "early--1.sql").write_text("")
+    own = tmp_path / "server"
+    own.mkdir()
+    server = SERVER._replace(library_directory=str(own))
+
+    def told() -> dict[str, str]:
+        report = examine(
+            _settings(tmp_path), server, base_path="/bin", base_ld_library_path=None
+        ).report
+        (volume,) = (each for each in report.volumes if each.name == "early")
+        assert volume.state == "ready"
+        return {each.code: each.message for each in report.findings}
+
+    assert told() == {
+        "EXT028": 'the catalogue asks for library "early" of volume "early", which is not in'
+        " dynamic_library_path"
+    }
+    (own / "early.so").write_text("")
+    assert told() == {
+        "EXT050": 'library "early" of volume "early" must be in shared_preload_libraries, as the'
+        " catalogue says, but it is not listed"
+    }

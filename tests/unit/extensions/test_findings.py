@@ -59,6 +59,7 @@ def test_the_severities_are_the_contracts() -> None:
             "EXT022",
             "EXT023",
             "EXT027",
+            "EXT028",
             "EXT035",
             "EXT043",
             "EXT044",
