@@ -226,6 +226,9 @@ class Configuration:
 
     def _take(self, settings: Settings) -> None:
         """Have the next start use *settings*; one that had failed is tried with them."""
+        fault = settings.extensions.catalogue_fault
+        if fault and fault != self._startup.settings.extensions.catalogue_fault:
+            self._events.record("CatalogueRejected", fault, kind=EventType.WARNING)
         self._startup.settings = self._taken = settings
         self._use(settings)
         if self._supervisor.state is State.FAILED:

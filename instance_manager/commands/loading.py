@@ -59,6 +59,7 @@ class Loader:
     overrides: Mapping[str, str]
     digest: str = field(default="", init=False)
     """Of the file's content that was loaded last."""
+    _last: Settings | None = field(default=None, init=False)
 
     @property
     def file(self) -> Path | None:
@@ -81,8 +82,9 @@ class Loader:
             overrides=self.overrides,
             checks=CHECKS,
             document=document,
+            last=self._last,
         )
-        self.digest = loaded.file_digest
+        self.digest, self._last = loaded.file_digest, loaded.settings
         return loaded
 
 

@@ -47,6 +47,7 @@ class Code(StrEnum):
     BAD_PATH = "EXT026"
     PATH_MISSING = "EXT027"
     CATALOGUE_DIFFERS = "EXT028"
+    CATALOGUE_UNREAD = "EXT029"
     ELF_INVALID = "EXT030"
     MACHINE = "EXT031"
     NO_MAGIC = "EXT032"
@@ -239,6 +240,12 @@ RULES: Final[Mapping[Code, Rule]] = MappingProxyType(
             _WARNING,
             "a volume is not what the catalogue says",
             "mount the image that the catalogue names, or correct the catalogue",
+        ),
+        # A warning: the server runs with what the catalogue said before.
+        Code.CATALOGUE_UNREAD: Rule(
+            _WARNING,
+            "the catalogue can't be used any more",
+            "correct the file that extensions.catalogue names, and reload",
         ),
         Code.ELF_INVALID: Rule(_ERROR, "a module is not a shared object", _REBUILD),
         Code.MACHINE: Rule(

@@ -103,6 +103,7 @@ def judge(
         volumes=tuple(_describe(volume, findings[volume.name]) for volume in root.volumes),
         findings=(
             *root.obstacles,
+            *_catalogue(settings),
             *_absent(root.volumes, settings.extensions.volumes, offers(settings, server)),
             *_duplicates(accepted),
         ),
@@ -362,6 +363,13 @@ def _describe_library(library: LibraryFacts, preloaded: Collection[str]) -> Libr
         name=block.module_name if block else None,
         version=block.module_version if block else None,
     )
+
+
+def _catalogue(settings: Settings) -> Iterator[Finding]:
+    if fault := settings.extensions.catalogue_fault:
+        message = f"the catalogue can't be used, what it said before is: {fault}"
+        subject = display(str(settings.extensions.catalogue))
+        yield finding(Code.CATALOGUE_UNREAD, subject, display(message))
 
 
 def _absent(

@@ -46,6 +46,7 @@ WHY: Final[Mapping[Code, str]] = MappingProxyType(
         Code.BAD_PATH: "it would lead out of the volume, or split a search path",
         Code.PATH_MISSING: "what was meant to be found there is not",
         Code.CATALOGUE_DIFFERS: "another image than was meant may be mounted",
+        Code.CATALOGUE_UNREAD: "a manager that is started with it ends at once, with 78",
         Code.ELF_INVALID: "to load a truncated library can crash the server",
         Code.MACHINE: _CANNOT_LOAD,
         Code.NO_MAGIC: _CANNOT_LOAD,

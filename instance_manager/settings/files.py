@@ -38,6 +38,7 @@ def load_settings(
     overrides: Mapping[str, str] | None = None,
     checks: Iterable[Check] = (),
     document: str | None = None,
+    last: Settings | None = None,
 ) -> LoadedSettings:
     """Read every source and load the settings.
 
@@ -47,18 +48,21 @@ def load_settings(
         overrides: dotted keys and text, from the command line.
         checks: as in :func:`load`.
         document: the configuration document that was accepted over HTTP, if one is in force.
+        last: what was loaded before, if anything was.
 
     Raises:
         SettingsError: with all problems, those of reading too.
     """
     text = read_sources(environment, config=config, overrides=overrides)
     loaded = load(replace(text, document=document), checks)
-    settings = with_catalogue(loaded.settings)
+    settings = with_catalogue(loaded.settings, last)
     return replace(loaded, settings=settings, file_digest=digest_of(text.file_text.encode()))
 
 
-def with_catalogue(settings: Settings) -> Settings:
+def with_catalogue(settings: Settings, last: Settings | None = None) -> Settings:
     """Return *settings* with what the catalogue holds that they name.
+
+    Where it can't be read or used, it is as in the *last* settings, if they name the same one.
 
     Raises:
         SettingsError: it can't be read, or used.
@@ -68,9 +72,20 @@ def with_catalogue(settings: Settings) -> Settings:
         return settings
     from instance_manager.settings import catalogue
 
-    text = read_text(path, catalogue.LIMIT_BYTES, f"the file {str(path)!r}", catalogue.KEY)
-    images = catalogue.parse(text, str(path))
-    extensions = settings.extensions.model_copy(update={"catalogued": images})
+    try:
+        text = read_text(path, catalogue.LIMIT_BYTES, f"the file {str(path)!r}", catalogue.KEY)
+        images, fault = catalogue.parse(text, str(path)), ""
+    except SettingsError as error:
+        # Whoever writes the file need not be who changes the settings, and a change of these may
+        # be urgent.
+        if last is None or last.extensions.catalogue != path:
+            raise
+        first, *others = error.problems
+        more = f", and {len(others)} more" if others else ""
+        images, fault = last.extensions.catalogued, f"{first.message}{more}"
+    extensions = settings.extensions.model_copy(
+        update={"catalogued": images, "catalogue_fault": fault}
+    )
     return settings.model_copy(update={"extensions": extensions})
 
 

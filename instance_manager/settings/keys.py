@@ -18,7 +18,12 @@ VARIABLE_PREFIX = "INSTANCE_MANAGER_"
 
 # Fields without a key: the official image's environment or another file fills them.
 # In this order they are shown, each time.
-KEYLESS = ("bootstrap.superuser_password", "postgres.host_auth_method", "extensions.catalogued")
+KEYLESS = (
+    "bootstrap.superuser_password",
+    "postgres.host_auth_method",
+    "extensions.catalogued",
+    "extensions.catalogue_fault",
+)
 
 
 @dataclass(frozen=True, slots=True)

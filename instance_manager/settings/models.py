@@ -1,9 +1,10 @@
 """The settings: every key with its type and default, as frozen models.
 
 Pure. Durations are seconds, sizes bytes; ``None`` means *not set*, and where a default must be
-found (host name, directories), another room finds it. Three fields have no key of their own:
+found (host name, directories), another room finds it. Four fields have no key of their own:
 ``bootstrap.superuser_password`` and ``postgres.host_auth_method`` come from the official image's
-environment only, ``extensions.catalogued`` from the file that ``extensions.catalogue`` names.
+environment only, ``extensions.catalogued`` and its fault from the file that
+``extensions.catalogue`` names.
 """
 
 # No postponed annotations here: pydantic would evaluate each of them anew, at every start.
@@ -201,6 +202,8 @@ class ExtensionSettings(Section):
     image of what is missing."""
     # Images of settings.catalogue, which is imported only where there is such a file.
     catalogued: tuple[Any, ...] = ()
+    # Why they are those of an earlier reading; empty where they are not.
+    catalogue_fault: str = ""
 
 
 class DatabaseExtensionSettings(Section):

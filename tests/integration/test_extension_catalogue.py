@@ -233,7 +233,7 @@ def test_a_catalogue_that_can_not_be_used_refuses_the_start(
 def test_a_catalogue_that_breaks_under_a_running_server_leaves_it_alone(
     manager: Manager,
 ) -> None:
-    """The reload fails and says why; what is mended is read, and what it names is told."""
+    """It goes on with what it had, and the rest is reloaded; what is mended is read."""
     place = manager.config.with_name("catalogue.yaml")
     place.write_text("format: 1\nimages: [{name: gone, image: 'r/gone:18'}]\n")
     manager.settings["extensions"] = {
@@ -246,15 +246,66 @@ def test_a_catalogue_that_breaks_under_a_running_server_leaves_it_alone(
     assert _hint_of_the_absent(manager).startswith("mount r/gone:18 of the catalogue")
 
     place.write_text("format: 1\nimages: [{}]\n")
-    _, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
-    assert operation["error"]["code"] == "settings-invalid"
-    assert f"{place}, line 2" in json.dumps(operation["error"])
-    assert manager.query("SELECT 1")[0][0] == 1
+    manager.settings["postgres"]["parameters"] = {"work_mem": "5MB"}
+    manager.write_settings()
+    _reload(manager)
+    assert manager.query("SHOW work_mem") == [("5MB",)]
+    assert _hint_of_the_absent(manager).startswith("mount r/gone:18 of the catalogue")
+    assert f"images.0.name is not given ({place}, line 2)" in _unread(manager)
 
     place.write_text("format: 1\nimages: [{name: gone, image: 'r/new:18'}]\n")
-    _, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
-    assert operation["state"] == "succeeded"
+    _reload(manager)
     assert _hint_of_the_absent(manager).startswith("mount r/new:18 of the catalogue")
+    assert _unread(manager) == ""
+
+
+@pytest.mark.parametrize("fault", ["text", "key", "large", "absent", "directory"])
+def test_a_broken_catalogue_holds_up_no_configuration(manager: Manager, fault: str) -> None:
+    """A PUT is accepted, and one event tells; another file that is none is refused as ever."""
+    place = manager.config.with_name("catalogue.yaml")
+    place.write_text("format: 1\nimages: [{name: gone, image: 'r/gone:18'}]\n")
+    manager.settings |= {
+        "configuration": {"source": "api"},
+        "extensions": {**manager.settings.get("extensions", {}), "catalogue": str(place)},
+    }
+    manager.write_settings()
+    manager.trust().start().until_ready()
+
+    place.unlink()
+    if fault == "directory":
+        place.mkdir()
+    elif fault != "absent":
+        texts = {"text": "{", "key": "format: 1\nedition: 1\n", "large": "#" * (2 << 20)}
+        place.write_text(texts[fault])
+    for value in ("5MB", "6MB"):
+        document = manager.ask("GET", "/v1/configuration")[1]
+        document["parameters"]["work_mem"] = value
+        document["volumes"] = [{"name": "gone"}]
+        code, answer = manager.ask("PUT", "/v1/configuration", document, **{"If-Match": "*"})
+        assert code == 200, answer
+        assert manager.query("SHOW work_mem") == [(value,)]
+    assert _hint_of_the_absent(manager).startswith("mount r/gone:18 of the catalogue")
+    assert str(place) in _unread(manager)
+    events = manager.ask("GET", "/v1/events")[1]["items"]
+    (told,) = (each for each in events if each["reason"] == "CatalogueRejected")
+    assert (told["type"], str(place) in told["message"]) == ("Warning", True)
+
+    manager.settings["extensions"]["catalogue"] = str(place.with_name("other.yaml"))
+    manager.write_settings()
+    _, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
+    assert operation["error"]["code"] == "settings-invalid"
+    assert "extensions.catalogue: cannot read the file" in operation["error"]["detail"]
+
+
+def _reload(manager: Manager) -> None:
+    _, operation = manager.ask("POST", "/v1/postgres/reload", Prefer="wait=60")
+    assert operation["state"] == "succeeded", operation
+
+
+def _unread(manager: Manager) -> str:
+    """Return what is said of a catalogue that can't be used; empty for nothing."""
+    report = manager.ask("GET", "/v1/extensions")[1]
+    return "".join(each["message"] for each in report["findings"] if each["code"] == "EXT029")
 
 
 def _hint_of_the_absent(manager: Manager) -> str:

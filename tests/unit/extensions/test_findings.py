@@ -60,6 +60,7 @@ def test_the_severities_are_the_contracts() -> None:
             "EXT023",
             "EXT027",
             "EXT028",
+            "EXT029",
             "EXT035",
             "EXT043",
             "EXT044",

@@ -91,6 +91,26 @@ def test_the_settings_hold_what_the_file_does(tmp_path: Path) -> None:
     _refused(variables, str(place))
 
 
+def test_what_was_read_before_stands_in_for_a_file_that_broke(tmp_path: Path) -> None:
+    """Of the same file alone, and as often as it takes; what is mended counts."""
+    place, other = tmp_path / "catalogue.yaml", tmp_path / "other.yaml"
+    variables = {"INSTANCE_MANAGER_EXTENSIONS__CATALOGUE": str(place)}
+    place.write_text(WHOLE)
+    last = load_settings(variables).settings
+    place.write_text("format: 1\nimages: [{}]")
+    for _ in range(2):
+        last = load_settings(variables, last=last).settings
+        assert [each.name for each in last.extensions.catalogued] == ["postgis"]
+        assert last.extensions.catalogue_fault == (
+            f"images.0.name is not given ({place}, line 2), and 1 more"
+        )
+    with pytest.raises(SettingsError, match=str(other)):
+        load_settings({"INSTANCE_MANAGER_EXTENSIONS__CATALOGUE": str(other)}, last=last)
+    place.write_text("format: 1")
+    mended = load_settings(variables, last=last).settings.extensions
+    assert (mended.catalogued, mended.catalogue_fault) == ((), "")
+
+
 def _refused(variables: dict[str, str], place: str) -> None:
     with pytest.raises(SettingsError, match=place) as caught:
         load_settings(variables, config=None)
