@@ -66,10 +66,24 @@ def judge(
         )
     )
     counts: Counter[tuple[str, str]] = Counter()
-    for name, found in chain(related, alone):
+    for name, found in chain(related, alone, _differing(volumes, server, settings)):
         counts[name, found.code] += 1
         if counts[name, found.code] <= _MAXIMUM_SAME_FINDINGS:
             yield name, found
+
+
+def _differing(
+    volumes: Sequence[VolumeFacts], server: ServerFacts, settings: Settings
+) -> Iterator[tuple[str, Finding]]:
+    # Most managers have none.
+    if not settings.extensions.catalogued:
+        return
+    from instance_manager.extensions.catalogue import Catalogue
+
+    catalogue = Catalogue(settings, server)
+    for volume in volumes:
+        for found in catalogue.differences(volume):
+            yield volume.name, found
 
 
 def _surroundings(

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 from itertools import permutations
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from instance_manager.extensions.facts import ServerFacts
 from instance_manager.extensions.offers import nothing, offers
@@ -176,3 +179,60 @@ def test_of_a_volume_that_is_not_listed_the_catalogue_takes_nothing_away(tmp_pat
         "EXT050": 'library "early" of volume "early" must be in shared_preload_libraries, as the'
         " catalogue says, but it is not listed"
     }
+
+
+@pytest.mark.parametrize(
+    ("own", "catalogued", "is_told"),
+    [
+        ("3.6.3-1", "3.6.4-1", True),
+        ("3.6.1", "3.6.10", True),
+        ("6.4", "3.6.4", True),
+        ("3.6.4-1", "3.6.4-2", True),
+        ("3.6.4-1", "3.6.4-1", False),
+        ("3.6.4", "3.6.4-1.pgdg13+1", False),
+        ("1:3.6.4+dfsg-1", "3.6.4", False),
+        ("v3.6.4", "3.6.4-1", False),
+        ("3.6.4", "pg18-v3.6.4", False),
+        ("3.6.4", "", False),
+        (None, "3.6.4", False),
+    ],
+)
+def test_a_volume_of_another_version_than_the_catalogues_is_told(
+    tmp_path: Path, own: str | None, catalogued: str, *, is_told: bool
+) -> None:
+    """As a warning; texts that may mean the same version are no difference."""
+    told = _differences(tmp_path, {"name": "gis", "version": own}, catalogued)
+
+    message = f'volume "gis" is version {own} by its metadata, the catalogue has version'
+    assert told == ([f"{message} {catalogued} (r/gis:18)"] if is_told else [])
+
+
+def test_another_version_is_told_of_the_volume_of_an_entrys_name_alone(tmp_path: Path) -> None:
+    """Not of one that calls itself otherwise; one of several entries is enough."""
+    other = "- {name: gis, image: r/any, version: '1'}"
+    foreign = "- {name: gis, image: r/old, version: '1', postgres_major: 17}"
+
+    assert _differences(tmp_path / "a", {"version": "1"}, "2") == []
+    assert _differences(tmp_path / "b", {"name": "geo", "version": "1"}, "2") == []
+    assert _differences(tmp_path / "c", {"name": "gis", "version": "1"}, "2", other) == []
+    assert _differences(tmp_path / "d", {"name": "gis", "version": "1"}, "2", foreign)
+    assert _differences(tmp_path / "e", {"name": "gis", "version": "3"}, "2", other) == [
+        'volume "gis" is version 3 by its metadata, the catalogue has version 2 (r/gis:18)'
+    ]
+
+
+def _differences(
+    root: Path, metadata: dict[str, str | None], version: str, *entries: str
+) -> list[str]:
+    _without_metadata(root)
+    described = root / "gis/share/instance-manager/extension.json"
+    described.parent.mkdir()
+    described.write_text(json.dumps(metadata))
+    entry = f"- {{name: gis, image: 'r/gis:18', postgres_major: 18, version: '{version}'}}"
+    images = parse("\n".join(["format: 1", "images:", entry, *entries]), "c")
+    settings = _settings(root)
+    extensions = settings.extensions.model_copy(update={"catalogued": images})
+    report = _examined(settings.model_copy(update={"extensions": extensions})).report
+    (volume,) = report.volumes
+    assert volume.state == "ready"
+    return [each.message for each in volume.findings if each.code == "EXT028"]
