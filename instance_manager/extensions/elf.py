@@ -174,9 +174,13 @@ class SharedObject:
         return self._tagged_text(_RUNPATH)
 
     def tag(self, tag: int) -> int | None:
-        """Return the first value of a tag of the dynamic section."""
+        """Return the value of a tag of the dynamic section; of several the last.
+
+        As the loader does, for which a tag overwrites an equal one before it
+        (``elf_get_dynamic_info``, get-dynamic-info.h). ``DT_NEEDED`` alone it goes through.
+        """
         values = self._tags.get(tag)
-        return values[0] if values else None
+        return values[-1] if values else None
 
     def read(self, address: int, size: int) -> bytes:
         """Return *size* bytes that the file maps at *address*."""

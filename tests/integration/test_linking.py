@@ -198,6 +198,45 @@ CASES = {
         },
         server={"exports": ["of_server"], "needed": ["libb.so.1"], "runpath": "$ORIGIN/one"},
     ),
+    "the last of two DT_RUNPATH": Case(
+        {**NEEDS_A, "runpath": "@/one", "earlier": [(29, "@/two")]},
+        {"one/liba.so.1": A, "two/liba.so.1": A},
+    ),
+    "the last of two DT_RPATH": Case(
+        {**NEEDS_A, "rpath": "@/one", "earlier": [(15, "@/two")]},
+        {"one/liba.so.1": A, "two/liba.so.1": A},
+    ),
+    "the last of two DT_SONAME": Case(
+        {"needed": ["other.so", "libz.so.1", "liba.so.1"], "runpath": "$ORIGIN/one"},
+        {"one/other.so": {**A, "earlier": [(14, "libz.so.1")]}, "one/liba.so.1": A},
+    ),
+    "every DT_NEEDED": Case(
+        {**NEEDS_A, "earlier": [(1, "libb.so.1")], "runpath": "@/one"}, {"one/liba.so.1": A}
+    ),
+    "the last of two DT_FLAGS_1": Case(
+        {
+            "needed": ["libm.so.6"],
+            "flags_1": NO_DEFAULT_LIBRARIES,
+            "earlier": [(0x6FFFFFFB, 1)],
+        }
+    ),
+    "the last of two tables of each kind": Case(
+        {
+            **NEEDS_A,
+            "runpath": "@/one",
+            "wants": ["a", "of_nobody"],
+            "needs": {"liba.so.1": ["A_1", "A_9"]},
+            # Another place, or for the names a shorter table.
+            "earlier": [(tag, 64) for tag in (4, 5, 6, 10, 0x6FFFFFFE)],
+        },
+        {
+            "one/liba.so.1": {
+                **A,
+                "versions": ["A_1"],
+                "earlier": [(tag, 64) for tag in (4, 5, 6, 10, 0x6FFFFFFC)],
+            }
+        },
+    ),
 }
 LEVELS = {
     f"glibc-hwcaps in {where}": Case(
@@ -241,7 +280,7 @@ def _placed(made: Made, directory: Path) -> dict[str, Any]:
     def place(value: Any) -> Any:
         if isinstance(value, str):
             return value.replace("@", str(directory))
-        return [place(each) for each in value] if isinstance(value, list) else value
+        return type(value)(map(place, value)) if isinstance(value, list | tuple) else value
 
     return {name: place(value) for name, value in made.items()}
 

@@ -48,14 +48,19 @@ def make_object(
     weak_needs: Mapping[str, Sequence[str]] | None = None,
     versions: Sequence[str] = (),
     build_id: bytes | None = None,
+    earlier: Sequence[tuple[int, int | str]] = (),
 ) -> bytes:
     """Return a 64-bit little-endian object, mapped at address 0 by one segment.
 
     It has a relocation for each of *wants* and *weak*, defines *exports*, wants the versions
-    *needs* of files, and defines *versions*.
+    *needs* of files, and defines *versions*. *earlier* tags stand before all others; a text
+    stands for its place in the table of names.
     """
     number, strings = NUMBERS[machine], _Strings()
-    tags = [(1, strings.add(name)) for name in needed]
+    tags = [
+        (tag, strings.add(value) if isinstance(value, str) else value) for tag, value in earlier
+    ]
+    tags += [(1, strings.add(name)) for name in needed]
     for tag, text in ((14, soname), (15, rpath), (29, runpath)):
         tags += [(tag, strings.add(text))] if text is not None else []
     tags += [(0x6FFFFFFB, flags_1)] if flags_1 else []
