@@ -142,14 +142,22 @@ def problem_of_error(error: InstanceManagerError) -> Problem:
     )
 
 
+class ProblemResponse(web.Response):
+    """The response that carries *problem*."""
+
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(
+            status=problem.status,
+            headers=headers,
+            body=f"{problem.model_dump_json(exclude_none=True)}\n".encode(),
+            content_type=CONTENT_TYPE,
+        )
+        self.problem = problem
+
+
 def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return the response that carries *problem*."""
-    return web.Response(
-        status=problem.status,
-        headers=headers,
-        body=f"{problem.model_dump_json(exclude_none=True)}\n".encode(),
-        content_type=CONTENT_TYPE,
-    )
+    return ProblemResponse(problem, headers)
 
 
 @web.middleware

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from instance_manager.api import documentation, documents, following, problems
 from instance_manager.api.accepting import Accepting
-from instance_manager.api.audit import audit
+from instance_manager.api.audit import AUDIT, Audit, audit
 from instance_manager.api.authentication import OpenGate, SocketGate, TcpGate, authenticate
 from instance_manager.api.connection import (
     HEADERS,
@@ -100,14 +100,15 @@ def build_application(instance: Instance, routes: Iterable[Route], gate: Gate) -
     """Return the application that answers *routes* to those whom *gate* admits."""
     application = web.Application(client_max_size=BODY_LIMIT_BYTES)
     application[documents.INSTANCE] = instance
+    application[AUDIT] = Audit(instance.events)
     application[documentation.DOCUMENT] = _document
     application[WITHHOLD_REASONS] = isinstance(gate, OpenGate)
     following.install(application)
     access_of = add_routes(application.router, routes)
     # The first is the outermost: refusals of the gate are answered as problems too.
     application.middlewares.append(count_asked)
+    application.middlewares.append(audit)
     application.middlewares.append(problems.answer_with_problems)
-    application.middlewares.append(audit())
     application.middlewares.append(authenticate(gate, access_of))
     application.on_response_prepare.append(_set_headers)
     return application

@@ -42,6 +42,10 @@ def test_a_fence_stops_postgres_and_leaves_the_manager_up(manager: Manager) -> N
         "conflict",
         "unfence it first",
     )
+    assert [each for each in reasons(manager) if each.startswith(("Start", "Change"))][-2:] == [
+        "StartRequested",
+        "ChangeRefused",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import select
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ from instance_manager.api import connection, documents, server
 from instance_manager.api.places import Places
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from tests.integration.api.conftest import Served, Serving
 
 DEADLINE_SECONDS = 30.0
@@ -177,58 +174,3 @@ async def test_ten_megabytes_are_refused_before_they_are_read(serving: Serving) 
         writer.close()
 
     assert answer.startswith(b"HTTP/1.1 413 ")
-
-
-def told(served: Served) -> list[tuple[str, str, str]]:
-    """Return what was asked for and by whom, by the events; the caller's process has a number."""
-    return [
-        (event.reason, event.message, event.actor.partition(" pid=")[0])
-        for event in served.instance.events.recent()
-    ]
-
-
-@pytest.mark.parametrize(
-    ("ask", "expected"),
-    [
-        (
-            lambda served: served.ask("POST", "/v1/extensions/rescan"),
-            (
-                "RescanRequested",
-                "a look at the extension volumes was asked for",
-                f"uid={os.getuid()}",
-            ),
-        ),
-        (
-            lambda served: served.ask("DELETE", "/v1/operations/none"),
-            (
-                "ChangeRefused",
-                "DELETE /v1/operations/none was refused",
-                f"uid={os.getuid()}",
-            ),
-        ),
-        (
-            lambda served: served.ask("POST", "/v1/postgres/stop", port=served.control_port),
-            ("ChangeRefused", "POST /v1/postgres/stop was refused", "unknown from 127.0.0.1"),
-        ),
-    ],
-)
-async def test_every_change_that_is_asked_for_is_noted(
-    serving: Serving, ask: Callable[[Served], Awaitable[object]], expected: tuple[str, str, str]
-) -> None:
-    """Also one that is refused, and one that is no operation; readings are not."""
-    async with serving() as served:
-        await served.ask("GET", "/v1/status")
-        await ask(served)
-
-    assert told(served) == [expected]
-
-
-async def test_a_scanner_does_not_push_the_events_of_others_out(serving: Serving) -> None:
-    """Its refusals are told up to a bound."""
-    async with serving() as served:
-        served.instance.events.record("Mine", "to be kept")
-        for _ in range(100):
-            await served.ask("POST", "/v1/nothing", port=served.control_port)
-
-    assert len(told(served)) == 21
-    assert told(served)[0][0] == "Mine"
