@@ -118,8 +118,8 @@ class InventoryWatch:
             if problems and self._supervisor.state is not State.RUNNING:
                 # Said by a server that ends meanwhile: the databases are not to blame.
                 return
-            # Without the rests, which a reading in a hurry leaves out.
-            self._cost_seconds = self._clock() - begun - reader.rested_seconds
+            # Without what a reading in a hurry leaves out.
+            self._cost_seconds = self._clock() - begun - reader.spared_seconds
             self.reading, self._read_at = reading, self._clock()
             self._tell(problems)
             await self._keep(reading.inventory)

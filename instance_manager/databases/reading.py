@@ -49,6 +49,10 @@ _REST_SHARE: Final = 4
 """For each second of reading, so many of rest: a thousand databases must not cost a core."""
 _LONGEST_REST_SECONDS: Final = 1.0
 """What took longer was waiting."""
+_PATHS_SHARE: Final = 100
+"""How many times as long as it took to read a path, it is taken for fresh."""
+_PATHS_SECONDS: Final = 0.5
+"""After so long of reading paths anew, a reading is content with those that it knows."""
 _LIMIT_ROWS: Final = 5000
 """The limit in the queries: more than any database has, unless somebody is after our memory."""
 _FIRST_MAJOR_WITH_LOGIN_TRIGGERS: Final = 17
@@ -116,6 +120,19 @@ class Place(NamedTuple):
         return parameters
 
 
+class _Paths(NamedTuple):
+    """What was read of the paths from one version: when, and how long that took."""
+
+    updates: tuple[Update, ...] | None
+    problems: tuple[str, ...]
+    read_at: float
+    seconds: float
+
+    def is_fresh(self, now: float) -> bool:
+        # No list of versions tells of a script that came or went between two of them.
+        return now - self.read_at < self.seconds * _PATHS_SHARE
+
+
 class _Lenient(Loader):
     """Texts as they are: a database in SQL_ASCII may hold bytes that are no UTF-8."""
 
@@ -124,14 +141,15 @@ class _Lenient(Loader):
 
 
 class Reader:
-    """Reads one server, again and again; what an update path costs is paid once."""
+    """Reads one server, again and again; an update path that costs much, the more seldom."""
 
     def __init__(self, place: Place) -> None:
-        self.rested_seconds = 0.0
-        """How much of the last reading was rest."""
+        self.spared_seconds = 0.0
+        """How much of the last reading one in a hurry leaves out."""
         self._place = place
         self._hurry = asyncio.Event()
-        self._updates: dict[tuple[str, str, tuple[str, ...]], tuple[Update, ...] | None] = {}
+        self._paths: dict[tuple[str, str, tuple[str, ...]], _Paths] = {}
+        self._renewing_seconds = 0.0
 
     def hurry(self) -> None:
         """Have the reading that is under way, and all after it, leave no time to others."""
@@ -139,7 +157,7 @@ class Reader:
 
     async def read(self) -> Reading | None:
         """Return what every database uses; None where not even their names can be read."""
-        self.rested_seconds = 0.0
+        self.spared_seconds = self._renewing_seconds = 0.0
         problems: list[str] = []
         # In whatever database lets us in: who dropped one of the two keeps an inventory.
         shared = await self._anywhere(lambda on: _read_shared(on, problems), problems)
@@ -196,7 +214,7 @@ class Reader:
         with suppress(TimeoutError):
             async with asyncio.timeout(min(seconds * _REST_SHARE, _LONGEST_REST_SECONDS)):
                 await self._hurry.wait()
-        self.rested_seconds += asyncio.get_running_loop().time() - begun
+        self.spared_seconds += asyncio.get_running_loop().time() - begun
 
     async def _read_available(
         self, connection: Connection, inventory: Inventory, problems: list[str]
@@ -225,15 +243,29 @@ class Reader:
         self, connection: Connection, key: tuple[str, str, tuple[str, ...]], problems: list[str]
     ) -> tuple[Update, ...] | None:
         """Return the paths from a version; the server takes seconds where versions are many."""
-        name, version, _ = key
         # By all versions that there are: with others, the server is asked anew.
-        if key not in self._updates:
-            what = f"update paths of {name} {version}"
-            rows = await _ask(connection, _UPDATES, problems, what, (name, version))
-            self._updates[key] = (
-                None if rows is None else tuple(Update(to, tuple(path)) for to, path in rows)
-            )
-        return self._updates[key]
+        known = self._paths.get(key)
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        if known is None:
+            known = self._paths[key] = await _paths(connection, key, clock)
+        elif self._is_to_be_renewed(known, begun):
+            # Before it is asked: where no time is left for it, the next reading goes without.
+            self._paths[key] = known._replace(read_at=begun)
+            known = self._paths[key] = await _paths(connection, key, clock)
+            self._renewing_seconds += known.seconds
+            self.spared_seconds += known.seconds
+        elif self._hurry.is_set():
+            # What went wrong before must not be taken for the server's end.
+            return known.updates
+        problems += known.problems
+        return known.updates
+
+    def _is_to_be_renewed(self, known: _Paths, now: float) -> bool:
+        # Those of all extensions have one connection and its few seconds, with all else that is
+        # read over it.
+        is_time = not self._hurry.is_set() and self._renewing_seconds < _PATHS_SECONDS
+        return is_time and not known.is_fresh(now)
 
     async def _anywhere(
         self, work: Callable[[Connection], Awaitable[T]], problems: list[str]
@@ -266,6 +298,19 @@ class Reader:
                 yield connection
             finally:
                 await connection.close()
+
+
+async def _paths(
+    connection: Connection, key: tuple[str, str, tuple[str, ...]], clock: Callable[[], float]
+) -> _Paths:
+    """Ask the server for the paths from a version."""
+    name, version, _ = key
+    begun, problems = clock(), list[str]()
+    what = f"update paths of {name} {version}"
+    rows = await _ask(connection, _UPDATES, problems, what, (name, version))
+    updates = None if rows is None else tuple(Update(to, tuple(path)) for to, path in rows)
+    now = clock()
+    return _Paths(updates, tuple(problems), now, now - begun)
 
 
 async def _read_shared(

@@ -12,12 +12,17 @@ import pytest
 from instance_manager.databases.facts import Database, Installed, Library, Override, Reading
 from instance_manager.databases.reading import Place, Reader
 from tests.support.manager import Manager, until
+from tests.support.sql_extensions import write
+
+
+def reader_of(manager: Manager, user: str = "postgres") -> Reader:
+    """Return a reader of the server that a manager runs."""
+    return Reader(Place(Path("127.0.0.1"), manager.port, user, 18))
 
 
 def read(manager: Manager) -> Reading:
     """Read the server that a manager runs."""
-    reader = Reader(Place(Path("127.0.0.1"), manager.port, "postgres", 18))
-    found = asyncio.run(reader.read())
+    found = asyncio.run(reader_of(manager).read())
     assert found is not None
     return found
 
@@ -67,6 +72,60 @@ def test_what_an_older_version_can_be_updated_to_is_read(running: Manager) -> No
     assert updates is not None
     assert all(each.path[0] == "0.7.0" and each.path[-1] == each.target for each in updates)
     assert "0.8.0" in {each.target for each in updates}
+
+
+def lead(reading: Reading, name: str, version: str) -> set[str] | None:
+    """Return the versions that an installed one can be updated to."""
+    updates = reading.updates[name, version]
+    return None if updates is None else {each.target for each in updates}
+
+
+def test_a_script_that_comes_or_goes_between_known_versions_is_seen(running: Manager) -> None:
+    """A volume that lacked a path is mended, and the server goes on; so does the reader."""
+    scripts = {"1.0": "SELECT 1;", "1.1": "SELECT 1;"}
+    root = Path(running.settings["extensions"]["root"])
+    write(root, "toy", scripts, volume="pgvector")
+    running.query("CREATE EXTENSION toy VERSION '1.0'")
+    reader = reader_of(running)
+    with asyncio.Runner() as runner:
+
+        def leads() -> set[str] | None:
+            found = runner.run(reader.read())
+            assert found is not None
+            return lead(found, "toy", "1.0")
+
+        assert leads() == set()
+        write(root, "toy", {"1.0--1.1": "SELECT 1;"}, volume="pgvector")
+        until(lambda: leads() == {"1.1"}, "the path that has come is told")
+        (root / "pgvector/share/extension/toy--1.0--1.1.sql").unlink()
+        until(lambda: leads() == set(), "the path that is gone is told no more")
+
+
+def test_paths_that_cost_the_server_much_are_not_asked_for_at_each_reading(
+    running: Manager,
+) -> None:
+    """Where versions are many: what was told is good for a hundred times as long as it took."""
+    scripts = {"0": "SELECT 1;"} | {f"{each}--{each + 1}": "SELECT 1;" for each in range(180)}
+    root = Path(running.settings["extensions"]["root"])
+    write(root, "toy", scripts, volume="pgvector", default_version="0")
+    running.query("CREATE EXTENSION toy")
+    # The manager itself reads once a minute, and is not to be counted.
+    running.query("CREATE ROLE counted SUPERUSER LOGIN")
+    running.query("ALTER ROLE counted SET log_min_duration_statement = 0")
+    reader = reader_of(running, "counted")
+    with asyncio.Runner() as runner:
+        readings = [runner.run(reader.read()) for _ in range(3)]
+
+    ends = [lead(each, "toy", "0") for each in readings if each is not None]
+    assert ends == [{str(each) for each in range(1, 181)}] * 3
+    running.query("DO $$ BEGIN RAISE LOG 'the last line'; END $$")
+    until(lambda: "the last line" in running.logged(), "the log is whole")
+    asked = [
+        line
+        for line in running.logged().splitlines()
+        if "pg_extension_update_paths" in line and " execute " in line
+    ]
+    assert len(asked) == 1, asked
 
 
 def test_a_broken_control_file_hides_only_what_is_available(running: Manager) -> None:
