@@ -21,7 +21,7 @@ settings.register_profile(
 )
 settings.load_profile("any-host")
 
-pytest_plugins = ["tests.support.figures", "tests.support.fixtures"]
+pytest_plugins = ["tests.support.build_site", "tests.support.figures", "tests.support.fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
