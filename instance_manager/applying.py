@@ -11,7 +11,7 @@ import asyncio
 import signal
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from instance_manager import log
 from instance_manager.errors import (
@@ -33,17 +33,16 @@ from instance_manager.settings.configuration_document import (
     tag_of,
 )
 from instance_manager.settings_watch import SettingsFile
-from instance_manager.supervision.cleanup import undisturbed
 from instance_manager.supervision.states import Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from instance_manager.configuration.plan import Plan
     from instance_manager.health.snapshot import Observer
     from instance_manager.observability.events import Events
-    from instance_manager.settings.models import Settings
+    from instance_manager.settings.models import DatabaseSettings, Settings
     from instance_manager.startup import Candidate, Startup
     from instance_manager.supervision.operations import Progress
     from instance_manager.supervision.supervisor import Supervisor
@@ -51,13 +50,23 @@ if TYPE_CHECKING:
 _log: Final = log.get_logger()
 _ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
 _BETWEEN: Final = frozenset({State.PREPARING, State.INITIALIZING})
-_SETTLED: Final = frozenset(State) - _BETWEEN
+_SETTLED: Final = frozenset(State) - _BETWEEN - {State.STARTING}
+"""No start goes by what is in force just now; and a server that runs listens to signals."""
 _RELOAD_SECONDS: Final = 30.0
 _RELOAD_POLL_SECONDS: Final = 0.05
-_TAKING_BACK_SECONDS: Final = 5.0
+_LOADING_BACK_SECONDS: Final = 5.0
+_TAKING_BACK_SECONDS: Final = 20.0
+"""With a look at volumes that do not answer."""
 _REMEMBER_SECONDS: Final = 1.0
 _SHOWN: Final = 10
 _CHANGE: Final = "apply the configuration"
+
+
+class _Change(NamedTuple):
+    """What an application under way has put into force, and in whose place."""
+
+    before: Settings
+    after: Settings
 
 
 class Configuration:
@@ -84,8 +93,9 @@ class Configuration:
         self._hurry = hurry
         self._judge = Judge(startup, supervisor, observer)
         self._turn = asyncio.Lock()
-        self._taken: Settings | None = None
-        """What the application under way has put into force."""
+        self._change: _Change | None = None
+        """Not over: it may be taken back."""
+        self._taking_back: asyncio.Task[None] | None = None
         path = startup.documents.settings_file
         digest = startup.documents.settings_digest
         self._file = None if path is None else SettingsFile(path, digest)
@@ -99,6 +109,14 @@ class Configuration:
     def document(self) -> dict[str, Any]:
         """Return the document in force, with its secrets."""
         return document_of(self._startup.settings)
+
+    @property
+    def databases(self) -> Sequence[DatabaseSettings]:
+        """What is declared of the databases: of a change, only when it is sure to stay."""
+        change, settings = self._change, self._startup.settings
+        if change is not None and settings is change.after:
+            return change.before.databases
+        return settings.databases
 
     @property
     def settings_file(self) -> Path | None:
@@ -207,6 +225,7 @@ class Configuration:
             # Before it is read: a change in between is seen as one by the watch.
             await self._file.note()
         settings = await self._startup.reread_settings()
+        await self._supervisor.until(_SETTLED)
         if self._supervisor.state in _ALIVE:
             _report(progress, "judging the configuration")
             # A server that runs must not be led to a configuration with which it could not start
@@ -229,13 +248,16 @@ class Configuration:
         fault = settings.extensions.catalogue_fault
         if fault and fault != self._startup.settings.extensions.catalogue_fault:
             self._events.record("CatalogueRejected", fault, kind=EventType.WARNING)
-        self._startup.settings = self._taken = settings
+        self._change = _Change(self._startup.settings, settings)
+        self._startup.settings = settings
         self._use(settings)
         if self._supervisor.state is State.FAILED:
             self._supervisor.handle(Event.CAUSE_GONE)
 
     async def _apply(self, candidate: Candidate, progress: Progress | None) -> frozenset[str]:
         """Return the parameters that count all the same as something else has set them."""
+        # A start may have begun since: it has read what was before.
+        await self._supervisor.until(_SETTLED)
         self._take(candidate.settings)
         if self._supervisor.state not in _ALIVE:
             return frozenset()
@@ -248,7 +270,6 @@ class Configuration:
                 [Problem("", "the server was started again meanwhile, and could not with it")],
                 hint="it runs with the last good configuration: see ConfigurationFellBack",
             )
-        self._hurry()
         return overridden
 
     async def _load(self, progress: Progress | None) -> frozenset[str]:
@@ -303,19 +324,30 @@ class Configuration:
     @asynccontextmanager
     async def _or_as_before(self) -> AsyncGenerator[None]:
         """Bring back what was in force, if what is done in the context fails or is given up."""
-        before, self._taken = self._startup.settings, None
+        if self._taking_back is not None:
+            # It was late: else what this puts into force would be mixed with what was before.
+            await asyncio.wait({self._taking_back})
         try:
             yield
         # A cancellation, too: whoever gives up a change must not leave half of it in force.
         except BaseException:
-            # A start may have fallen back meanwhile: what it took is not ours to take back.
-            if self._taken is not None and self._startup.settings is self._taken:
-                await undisturbed(self._restore(before))
+            if self._change is not None:
+                # A task of its own: it goes on if the change is given up, or the storage hangs.
+                self._taking_back = asyncio.create_task(self._take_back(self._change))
+                await asyncio.wait({self._taking_back}, timeout=_TAKING_BACK_SECONDS)
             raise
+        self._change = None
+        self._hurry()
 
-    async def _restore(self, before: Settings) -> None:
-        self._startup.settings = before
-        self._use(before)
+    async def _take_back(self, change: _Change) -> None:
+        """Put what was before a change into force again, and have the server load it."""
+        await self._supervisor.until(_SETTLED)
+        self._change = None
+        # A start may have fallen back meanwhile: what it took is not ours to take back.
+        if self._startup.settings is not change.after:
+            return
+        self._startup.settings = change.before
+        self._use(change.before)
         if self._supervisor.state not in _ALIVE:
             return
         try:
@@ -330,7 +362,7 @@ class Configuration:
         self._supervisor.postmaster.signal(signal.SIGHUP)
         # Whoever reads the answer finds the server as it was; one that hangs keeps nobody.
         with suppress(TimeoutError):
-            await self._until_loaded(_TAKING_BACK_SECONDS)
+            await self._until_loaded(_LOADING_BACK_SECONDS)
 
     def _succeed(self) -> None:
         self._startup.documents.problems = ()
@@ -365,9 +397,14 @@ class Configuration:
         while True:
             await self._supervisor.until({State.RUNNING})
             # Amid a change, what is in force is not yet what the server has loaded.
-            if not self._turn.locked():
+            if not self._is_changing:
                 told = await self._remember_good(told)
             await asyncio.sleep(_REMEMBER_SECONDS)
+
+    @property
+    def _is_changing(self) -> bool:
+        is_taking_back = self._taking_back is not None and not self._taking_back.done()
+        return self._turn.locked() or is_taking_back
 
     async def _keep_what_works(self) -> None:
         """Keep what the server runs with before another one takes its place.

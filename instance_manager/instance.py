@@ -165,7 +165,7 @@ class Instance:
             self._rooms.supervisor,
             self._rooms.observer.target,
             lambda: startup.version.number if startup.version else 0,
-            lambda: startup.settings.databases,
+            lambda: self.configuration.databases,
             self.events,
             clock=self._clock,
         )

@@ -319,8 +319,8 @@ async def _start_is_over(supervisor: Supervisor) -> None:
 async def _judge(supervisor: Supervisor, instance: Instance) -> None:
     """Judge the conditions whether somebody asks or not: they say since when they hold."""
     await _start_is_over(supervisor)
-    for name in ("instance_manager.status", "instance_manager.databases.service"):
-        await in_thread("import", importlib.import_module, name)
+    for name in ("status", "applying", "databases.service"):
+        await in_thread("import", importlib.import_module, f"instance_manager.{name}")
     while True:
         instance.judge()
         with contextlib.suppress(TimeoutError):
@@ -331,7 +331,8 @@ async def _judge(supervisor: Supervisor, instance: Instance) -> None:
 async def _reconcile(rooms: Rooms, instance: Instance) -> None:
     """Bring the declared extensions about, as soon as it doesn't delay the start."""
     await _start_is_over(rooms.supervisor)
-    await in_thread("import", importlib.import_module, "instance_manager.databases.service")
+    for name in ("applying", "databases.service"):
+        await in_thread("import", importlib.import_module, f"instance_manager.{name}")
     await instance.extension_updates.reconciler.run()
 
 

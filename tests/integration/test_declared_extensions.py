@@ -440,3 +440,28 @@ def test_drift_is_mended_each_time_and_what_stays_so_is_told_once(declared: Mana
     reasons = [event.reason for event in ring.recent()]
     assert 3 <= reasons.count("ExtensionCreated") <= 4
     assert reasons.count("ExtensionFailed") == 1
+
+
+def test_what_a_refused_document_declares_is_not_brought_about(declared: Manager) -> None:
+    """The one before is in force, says the answer: a dropped extension would not come back."""
+    declared.settings["configuration"] = {"source": "api"}
+    declare(declared, {"name": "toy"})
+    declared.start().until_ready()
+    until_condition(declared, "AsDeclared")
+    # The last step fails: what was accepted can't be kept.
+    in_the_way = declared.data / "instance-manager" / "configuration.json"
+    in_the_way.mkdir()
+    document = declared.ask("GET", "/v1/configuration")[1]
+    document["databases"][0]["extensions"] = [{"name": "toy", "ensure": "absent"}]
+
+    code, answer = declared.ask("PUT", "/v1/configuration", document, **{"If-Match": "*"})
+
+    assert code >= 400, answer
+    # A look that begins now ends after one that was under way.
+    declare(declared, {"name": "toy"}, {"name": "vector"})
+    document["databases"] = declared.settings["databases"]
+    in_the_way.rmdir()
+    code, answer = declared.ask("PUT", "/v1/configuration", document, **{"If-Match": "*"})
+    assert code == 200, answer
+    until(lambda: "vector" in installed(declared), "it is created")
+    assert events(declared, "ExtensionDropped") == []

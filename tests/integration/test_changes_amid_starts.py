@@ -1,0 +1,329 @@
+"""Changes of the configuration, when a start or a fall-back comes while they are being made."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instance_manager.applying import Configuration
+from instance_manager.errors import DiskSpaceError, InstanceManagerError
+from instance_manager.extensions import drift
+from instance_manager.extensions.models import ExtensionsReport
+from instance_manager.health.snapshot import Observer, Target
+from instance_manager.journal import Journal
+from instance_manager.observability.events import Events
+from instance_manager.observability.log_pipe import PostgresLog
+from instance_manager.postgres import account, binaries
+from instance_manager.server_configuration import Written
+from instance_manager.settings.configuration_document import document_of
+from instance_manager.settings.models import Settings
+from instance_manager.startup import Candidate, Startup
+from instance_manager.supervision.children import Children
+from instance_manager.supervision.endings import Cause
+from instance_manager.supervision.states import Event, State
+from instance_manager.supervision.work import LastExit
+from instance_manager.surroundings import Place, Surroundings
+from instance_manager.trial import Loading
+
+DEADLINE_SECONDS = 60.0
+ENDED = LastExit(datetime.now(UTC), None, False, Cause.OUT_OF_MEMORY, "no memory")
+
+
+def settings_with(work_mem: str) -> Settings:
+    """Return settings that tell themselves apart."""
+    return Settings.model_validate(
+        {
+            "postgres": {"parameters": {"work_mem": work_mem}},
+            "databases": [{"name": f"of_{work_mem.lower()}"}],
+            "configuration": {"source": "api"},
+        }
+    )
+
+
+def work_mem(settings: Settings) -> str:
+    """Return by what they tell themselves apart."""
+    return str(document_of(settings)["parameters"]["work_mem"])
+
+
+class Stage:
+    """A supervisor whose state is as the test says."""
+
+    postmaster = None
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.events: list[Event] = []
+        self._changed = asyncio.Event()
+
+    def become(self, state: State) -> None:
+        self.state = state
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def handle(self, event: Event) -> None:
+        self.events.append(event)
+
+    async def until(self, states: Collection[State]) -> State:
+        while self.state not in states:
+            await self._changed.wait()
+        return self.state
+
+
+class Step:
+    """Something that lasts until the test lets it go, and then ends as the test says."""
+
+    def __init__(self) -> None:
+        self.has_begun, self._gate = asyncio.Event(), asyncio.Event()
+        self._gate.set()
+        self.error: InstanceManagerError | None = None
+
+    def hold(self) -> None:
+        self.has_begun.clear()
+        self._gate.clear()
+
+    def let_go(self) -> None:
+        self._gate.set()
+
+    async def take(self) -> None:
+        self.has_begun.set()
+        # Taken now: whoever comes later may meet another end.
+        error = self.error
+        await self._gate.wait()
+        if error is not None:
+            raise error
+
+
+class Staged(Startup):
+    """What a start needs, without a server: judging and writing are the test's."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.version = binaries.Version("18.1", 18, 1)
+        self.reading, self.judging, self.writing = Step(), Step(), Step()
+
+    async def reread_settings(self, document: Mapping[str, Any] | None = None) -> Settings:
+        await self.reading.take()
+        return settings_with(document["parameters"]["work_mem"] if document else "9MB")
+
+    async def candidate(self, settings: Settings) -> Candidate:
+        await self.judging.take()
+        examination: Any = None
+        return Candidate(settings, examination, "", {}, Loading((), ()), None)
+
+    async def look_at_volumes(self, *, ignore_inventory: bool | None = None) -> None:
+        pass
+
+    async def rescan(self) -> ExtensionsReport:
+        return ExtensionsReport(
+            root="", scan_seconds=0, volumes=(), findings=(), composed=drift.NOTHING
+        )
+
+    async def configure(self, library_path: str = "") -> Written:
+        await self.writing.take()
+        self.written = Written(work_mem(self.settings), True, "1")
+        return self.written
+
+
+@asynccontextmanager
+async def staged(
+    directory: Path, state: State
+) -> AsyncGenerator[tuple[Configuration, Staged, Stage]]:
+    """Yield what applies configurations, in a directory that is ours."""
+    place = Place(binaries.Binaries(directory), directory, directory, directory, {"PATH": ""}, "")
+
+    class Load:
+        file = None
+        digest = ""
+
+    load: Any = Load()
+    here = Surroundings(
+        settings=settings_with("5MB"),
+        place=place,
+        account=account.Account(os.geteuid(), os.getegid(), None),
+        name="one",
+        control_group=None,
+        load=load,
+        was_root=False,
+        is_settled=True,
+    )
+    target = Target(directory, 5432, "postgres")
+    observer = Observer(target, clock=time.monotonic, period_seconds=1, needs_query=False)
+    stage = Stage(state)
+    supervisor: Any = stage
+    with Children() as children, PostgresLog(directory) as log:
+        journal = Journal(*[lambda one, other: None] * 3)
+        startup = Staged(here, children, observer, log, clock=time.monotonic, journal=journal)
+        startup.tenancy.take()
+        configuration = Configuration(
+            startup,
+            supervisor,
+            observer,
+            Events(now=lambda: datetime.now(UTC)),
+            use=lambda settings: None,
+            hurry=lambda: None,
+        )
+        try:
+            yield configuration, startup, stage
+        finally:
+            startup.close()
+
+
+def run(
+    directory: Path,
+    state: State,
+    body: Callable[[Configuration, Staged, Stage], Awaitable[None]],
+) -> None:
+    """Run a test's body on the stage."""
+
+    async def play() -> None:
+        async with asyncio.timeout(DEADLINE_SECONDS), staged(directory, state) as all_of_it:
+            await body(*all_of_it)
+
+    data = directory / "data"
+    data.mkdir(mode=0o700)
+    asyncio.run(play())
+
+
+async def putting(configuration: Configuration) -> asyncio.Task[Any]:
+    """Begin to put another document into force."""
+    document = {"parameters": {"work_mem": "9MB"}}
+    return asyncio.create_task(configuration.put(document, None, "somebody"))
+
+
+async def turns() -> None:
+    """Give everybody their turn who has something to do."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_what_is_in_force_stays_while_a_start_is_prepared(tmp_path: Path) -> None:
+    """Else the server runs with half of each, or with the one before, and nobody says so."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        startup.judging.hold()
+        task = await putting(configuration)
+        await startup.judging.has_begun.wait()
+        stage.become(State.PREPARING)
+        startup.judging.let_go()
+        await turns()
+        assert work_mem(startup.settings) == "5MB"
+
+        stage.become(State.STARTING)
+        await turns()
+        assert startup.written is None, "a server that starts may not listen to signals yet"
+        stage.become(State.RECOVERING)
+        await task
+        assert startup.written is not None
+        assert work_mem(startup.settings) == startup.written.sha256 == "9MB"
+
+    run(tmp_path, State.STOPPED, body)
+
+
+def test_settings_that_are_read_again_wait_for_a_start_that_came_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """They were asked for before it, and may be read after it began."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        startup.reading.hold()
+        task = asyncio.create_task(configuration.reload(None))
+        await startup.reading.has_begun.wait()
+        stage.become(State.PREPARING)
+        startup.reading.let_go()
+        await turns()
+        assert work_mem(startup.settings) == "5MB"
+
+        stage.become(State.RECOVERING)
+        await task
+        assert startup.written is not None
+        assert work_mem(startup.settings) == startup.written.sha256 == "9MB"
+
+    run(tmp_path, State.STOPPED, body)
+
+
+def test_a_change_that_fails_amid_a_start_is_taken_back_after_it(tmp_path: Path) -> None:
+    """The one before is in force, says the answer: so it is what the server gets."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        # The last step fails: what was accepted can't be kept.
+        startup.files.accepted.mkdir()
+        task = await putting(configuration)
+        while not stage.events:
+            await asyncio.sleep(0)
+        assert stage.events == [Event.CAUSE_GONE]
+        stage.become(State.PREPARING)
+        while startup.documents._taking_back is None:  # noqa: SLF001 - it has failed then
+            await asyncio.sleep(0)
+        await turns()
+        assert work_mem(startup.settings) == "9MB", "the start goes by it"
+        assert [one.name for one in configuration.databases] == ["of_5mb"], "it is not accepted"
+
+        stage.become(State.RECOVERING)
+        with pytest.raises(InstanceManagerError):
+            await task
+        assert startup.written is not None
+        assert work_mem(startup.settings) == startup.written.sha256 == "5MB"
+
+    run(tmp_path, State.FAILED, body)
+
+
+def test_what_fails_after_a_fall_back_leaves_what_it_took(tmp_path: Path) -> None:
+    """What had ended the server must not come back."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        await startup.documents.remember_good(settings_with("4MB"))
+        startup.judging.hold()
+        task = await putting(configuration)
+        await startup.judging.has_begun.wait()
+        assert await startup.fall_back(ENDED)
+        assert work_mem(startup.settings) == "4MB"
+        startup.writing.error = DiskSpaceError("no space is left")
+        startup.writing.hold()
+        startup.judging.let_go()
+        await startup.writing.has_begun.wait()
+        startup.writing.error = None
+        startup.writing.let_go()
+
+        with pytest.raises(DiskSpaceError):
+            await task
+
+        assert startup.written is not None
+        assert work_mem(startup.settings) == startup.written.sha256 == "4MB"
+
+    run(tmp_path, State.RECOVERING, body)
+
+
+def test_storage_that_hangs_while_a_change_is_taken_back_does_not_keep_the_manager(
+    tmp_path: Path,
+) -> None:
+    """Whoever gives the change up goes on; it is taken back when the storage answers."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        del stage
+        startup.writing.error = DiskSpaceError("no space is left")
+        startup.writing.hold()
+        task = await putting(configuration)
+        await startup.writing.has_begun.wait()
+        startup.writing.has_begun.clear()
+        startup.writing.let_go()
+        startup.writing.hold()
+        startup.writing.error = None
+        await startup.writing.has_begun.wait()
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=5)
+        assert done, "it is given up"
+
+        startup.writing.let_go()
+        while startup.written is None:
+            await asyncio.sleep(0)
+        assert work_mem(startup.settings) == startup.written.sha256 == "5MB"
+
+    run(tmp_path, State.RECOVERING, body)
