@@ -86,8 +86,6 @@ class Documents:
         """
         if settings.configuration.source != "api" or self._has_adopted:
             return settings
-        # Once for each manager: later starts go by what came over HTTP meanwhile.
-        self._has_adopted = True
         kept = await self._accepted_file.load()
         if self._accepted_file.is_foreign:
             message = "a configuration that came with a copy is not used"
@@ -97,9 +95,13 @@ class Documents:
         if kept is not None and adopted is None:
             fault = "it is none of this version's"
         if fault:
-            return await self._without_accepted(settings, fault, journal)
-        self.accepted = kept
-        return adopted or settings
+            settings = await self._without_accepted(settings, fault, journal)
+        else:
+            self.accepted, settings = kept, adopted or settings
+        # Once for each manager: later starts go by what came over HTTP meanwhile. Not before it
+        # was read: a start may be given up on the way, and the next one needs it as much.
+        self._has_adopted = True
+        return settings
 
     async def _without_accepted(
         self, settings: Settings, fault: str, journal: Journal

@@ -193,3 +193,20 @@ def test_what_has_failed_gives_way_to_the_last_good_configuration(tmp_path: Path
 def test_a_change_that_comes_while_the_last_good_one_is_read_is_tried(tmp_path: Path) -> None:
     """What is wanted by then is not what the server has just failed with."""
     assert asyncio.run(_after_an_end(tmp_path, _settings("9MB"))) == (True, "9MB", ())
+
+
+def test_a_start_that_is_given_up_leaves_the_accepted_document_to_the_next(tmp_path: Path) -> None:
+    """A stop may come while storage that is slow is read: the document stays the truth."""
+
+    async def second_start() -> Settings:
+        await Held(tmp_path).documents.accept(_settings("9MB"))
+        documents = Held(tmp_path).documents
+        file = Settings.model_validate({"configuration": {"source": "api"}})
+        first = asyncio.create_task(documents.adopted(file, _journal()))
+        await asyncio.sleep(0)  # it has begun to read
+        first.cancel()
+        await asyncio.wait({first})
+        assert first.cancelled()
+        return await documents.adopted(file, _journal())
+
+    assert _work_mem(asyncio.run(second_start())) == "9MB"
