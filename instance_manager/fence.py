@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.errors import DataDirectoryError, UnresponsiveError
+from instance_manager.log import get_logger
 from instance_manager.postgres import fencing
 
 if TYPE_CHECKING:
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from instance_manager.postgres.data_directory import OurFiles
     from instance_manager.supervision.threads import Serial
 
+_log: Final = get_logger()
 _SECONDS: Final = 10.0
 _STILL_HOLDS: Final = "it holds for as long as this manager lives"
+_NOT_KNOWN: Final = "whether one stands there is seen by a start: then unfence it"
 
 
 class Fence:
@@ -36,6 +39,7 @@ class Fence:
         self._instance = instance
         self._turn = turn
         self._is_ours = is_ours
+        self._putting_back: asyncio.Task[None] | None = None
 
     @property
     def _files(self) -> OurFiles:
@@ -55,13 +59,35 @@ class Fence:
         await self._change("raise", lambda: fencing.raise_fence(self._files, self._instance))
 
     async def take_down(self) -> None:
-        """Let the next start go on.
+        """Let the next start go on. A fence whose removal is given up stays.
 
         Raises:
             DataDirectoryError: the fence can't be taken away.
             UnresponsiveError: the storage does not answer.
         """
-        await self._change("remove", lambda: fencing.remove_fence(self._files))
+        stood = False
+
+        def remove() -> None:
+            nonlocal stood
+            stood = self._files.fence.exists()
+            fencing.remove_fence(self._files)
+
+        def put_back() -> None:
+            if stood and self._is_ours():
+                fencing.raise_fence(self._files, self._instance)
+
+        try:
+            await self._change("remove", remove)
+        except (asyncio.CancelledError, UnresponsiveError):
+            # Its thread goes on. Nobody waits for what comes after it: the storage may hang.
+            self._putting_back = asyncio.create_task(self._put_back(put_back))
+            raise
+
+    async def _put_back(self, put_back: Callable[[], None]) -> None:
+        try:
+            await self._turn.run("fence", put_back)
+        except OSError as error:
+            _log.error("the fence was not put up again", reason=str(error), hint="fence it again")
 
     async def _change(self, verb: str, change: Callable[[], None]) -> None:
         def work() -> None:
@@ -69,7 +95,7 @@ class Fence:
             if not self._is_ours():
                 raise DataDirectoryError(
                     f"cannot {verb} the fence: the data directory is not ours to write",
-                    hint=_STILL_HOLDS,
+                    hint=_STILL_HOLDS if verb == "raise" else _NOT_KNOWN,
                 )
             change()
 

@@ -366,7 +366,11 @@ class Instance:
     async def unfence(self, progress: Progress) -> None:
         """Take the fence away, and start postgres where it was fenced."""
         supervisor = self._rooms.supervisor
-        if self._rooms.startup.tenancy.holds:
+        # It may find a fence of an earlier manager, or have found it.
+        while supervisor.state is State.PREPARING:
+            progress.report(str(supervisor.state), self._rooms.startup.step)
+            await supervisor.changed()
+        if self._rooms.startup.tenancy.holds or supervisor.desired is not Desired.FENCED:
             # Else none was kept, and the next start looks for one anyway.
             await self._rooms.startup.fence.take_down()
         if supervisor.desired is Desired.FENCED:

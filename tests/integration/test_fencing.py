@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from instance_manager.fence import Fence
+from instance_manager.postgres.data_directory import OurFiles
+from instance_manager.postgres.fencing import Verdict
+from instance_manager.supervision.threads import Serial
 from tests.support.manager import Manager, until
 
 
@@ -120,6 +127,100 @@ def test_an_instance_that_waits_for_its_lock_can_be_fenced_and_unfenced(
         second.until_ready()
     finally:
         second.clean_up()
+
+
+def programs_that_wait(manager: Manager, gate: Path) -> None:
+    """Have the manager use a postgres that tells its version only when somebody opens *gate*."""
+    real = manager.server.bin_directory
+    own = manager.directory / "programs"
+    (own / "bin").mkdir(parents=True)
+    for name in ("lib", "share"):
+        (own / name).symlink_to(real.parent / name)
+    for program in real.iterdir():
+        (own / "bin" / program.name).symlink_to(program)
+    postgres = own / "bin" / "postgres"
+    postgres.unlink()
+    wait = f'case "$1" in --version) [ ! -e {gate} ] || read -r _ < {gate};; esac'
+    postgres.write_text(f'#!/bin/sh\n{wait}\nexec {real / "postgres"} "$@"\n')
+    postgres.chmod(0o755)
+    manager.settings["postgres"]["bin_directory"] = str(own / "bin")
+
+
+def test_an_unfence_that_comes_while_a_start_is_prepared_is_not_lost(manager: Manager) -> None:
+    """The fence of an earlier manager may not have been found yet."""
+    manager.start().until_ready()
+    operate(manager, "fence")
+    assert manager.end() == 0
+    gate = manager.directory / "gate"
+    os.mkfifo(gate, 0o666)
+    gate.chmod(0o666)
+    programs_that_wait(manager, gate)
+    manager.start().until_phase("starting")
+
+    code, operation = manager.ask("POST", "/v1/postgres/unfence")
+
+    assert (code, operation["state"]) == (202, "running"), operation
+    with gate.open("w", encoding="ascii") as opened:
+        # The next one does not wait.
+        gate.unlink()
+        opened.write("go\n")
+    manager.until_phase("fenced", "running")
+    _, operation = manager.ask("GET", f"/v1/operations/{operation['id']}", Prefer="wait=60")
+    assert operation["state"] == "succeeded", operation
+    manager.until_ready()
+    assert not (manager.data / "instance-manager" / "fence.json").exists()
+
+
+def test_a_directory_that_is_not_ours_to_look_at_is_not_said_to_be_unfenced(
+    manager: Manager,
+) -> None:
+    """A fence may stand in it, which holds as soon as its lock is released."""
+    manager.start().until_ready()
+    (manager.directory / "second").mkdir()
+    second = Manager(manager.directory / "second", manager.server)
+    os.chown(second.directory, manager.data.stat().st_uid, manager.data.stat().st_gid)
+    second.data = manager.data
+    second.settings["postgres"]["data_directory"] = str(manager.data)
+    try:
+        second.start().until_phase("failed")
+        operate(manager, "fence")
+        assert operate(second, "unfence")["error"]["code"] == "data-directory-unusable"
+        assert manager.end() == 0
+        second.until_phase("fenced")
+        assert operate(second, "unfence")["state"] == "succeeded"
+        second.until_ready()
+    finally:
+        second.clean_up()
+
+
+def test_an_unfence_that_is_given_up_leaves_the_fence(tmp_path: Path) -> None:
+    """The instance says that it is fenced: a new manager must find it so."""
+    files = OurFiles(tmp_path)
+    files.directory.mkdir()
+    entered, gate = threading.Event(), threading.Event()
+
+    def is_ours() -> bool:
+        entered.set()
+        return gate.wait(60)
+
+    async def given_up(*, fenced: bool) -> Verdict:
+        fence = Fence(lambda: files, "one", Serial(), is_ours)
+        gate.set()
+        if fenced:
+            await fence.put_up()
+        entered.clear()
+        gate.clear()
+        task = asyncio.create_task(fence.take_down())
+        await asyncio.to_thread(entered.wait, 60)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        await asyncio.sleep(0)  # what puts it back has its turn in the queue
+        gate.set()
+        return await fence.look()
+
+    assert asyncio.run(given_up(fenced=False)) is Verdict.OPEN
+    assert asyncio.run(given_up(fenced=True)) is Verdict.FENCED
 
 
 def test_a_fence_that_came_with_a_copy_does_not_hold(manager: Manager) -> None:
