@@ -116,12 +116,13 @@ class ExtensionKeeper:
 
         Raises:
             ExtensionUpdateError: the server refuses; nothing was changed.
+            UnresponsiveError: nobody knows what became of it.
             ConflictError: the extension is being changed already.
         """
         progress.report("updating", _words(plan))
         try:
             await updating.update(self._sessions, self._turns, plan, limits)
-        except ExtensionUpdateError as error:
+        except (ExtensionUpdateError, UnresponsiveError) as error:
             self._events.record(
                 "ExtensionFailed",
                 error.message,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from instance_manager.databases.desired import no_path
 from instance_manager.databases.sessions import SqlError
 from instance_manager.errors import ConflictError, ExtensionUpdateError, UnresponsiveError
 from instance_manager.settings.models import NAME_LIMIT_BYTES
+from instance_manager.supervision.cleanup import undisturbed
 
 if TYPE_CHECKING:
     from typing import Any
@@ -114,8 +116,11 @@ async def _why_not(sessions: Sessions, database: str, error: SqlError) -> Except
 async def update(sessions: Sessions, turns: Turns, plan: UpdatePlan, limits: Limits) -> None:
     """Update as planned, in a transaction of its own; does nothing where that holds already.
 
+    One that is given up after the server has done it was done.
+
     Raises:
         ExtensionUpdateError: the server refuses; nothing was changed.
+        UnresponsiveError: nobody knows what became of it.
         ConflictError: the extension is being changed already.
     """
     from instance_manager.databases import statements
@@ -126,8 +131,31 @@ async def update(sessions: Sessions, turns: Turns, plan: UpdatePlan, limits: Lim
         try:
             async with sessions.open(plan.database, limits) as connection:
                 await connection.execute(statements.update(plan.extension, plan.to_version))
+        except asyncio.CancelledError:
+            if not await undisturbed(_is_done(sessions, plan)):
+                raise
         except SqlError as error:
-            raise _failed(plan, error) from error
+            # An error of the server's own undoes all. A session that ends without one may have
+            # committed, and waited for a standby to have it, too.
+            if error.failure.sqlstate:
+                raise _failed(plan, error) from error
+            if not await _is_done(sessions, plan):
+                raise UnresponsiveError(
+                    f"cannot tell what became of the update of extension {plan.extension!r} of"
+                    f" database {plan.database!r}: {error.failure}",
+                    hint="see which version it has when the server answers",
+                ) from error
+
+
+async def _is_done(sessions: Sessions, plan: UpdatePlan) -> bool:
+    """Whether the server says that the extension has the version of the plan."""
+    try:
+        async with sessions.open(plan.database) as connection:
+            facts = await observing.read_installed(connection)
+    except SqlError:
+        return False
+    have = facts.installed.get(plan.extension)
+    return have is not None and have.version == plan.to_version
 
 
 def _failed(plan: UpdatePlan, error: SqlError) -> ExtensionUpdateError:

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from tests.support.manager import Manager, until
-from tests.support.sql_extensions import declare, events, installed, own_root, write
+from tests.support.sql_extensions import (
+    declare,
+    events,
+    installed,
+    own_root,
+    reload,
+    write,
+)
 
 Document = dict[str, Any]
 SCRIPTS = {
@@ -213,6 +220,30 @@ def test_one_update_at_a_time_and_it_can_be_called_back(running: Manager) -> Non
         lambda: not running.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"),
         "nothing of it goes on in the server",
     )
+
+
+@pytest.mark.parametrize("given_up", ["by request", "by the end of its session"])
+def test_an_update_that_the_server_has_done_is_not_said_to_be_undone(
+    running: Manager, given_up: str
+) -> None:
+    """It is committed, and waits for a standby only: whatever ends the wait, it stays."""
+    running.settings["postgres"]["parameters"] = {"synchronous_standby_names": "nobody"}
+    reload(running)
+    path = "/v1/databases/postgres/extensions/toy/update"
+    code, operation = running.ask("POST", path, {"version": "1.1"})
+    assert code == 202
+    waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    until(lambda: running.query(f"SELECT 1 {waiting}"), "it is committed")
+
+    if given_up == "by request":
+        running.ask("DELETE", f"/v1/operations/{operation['id']}")
+    else:
+        running.query(f"SELECT pg_terminate_backend(pid) {waiting}")
+
+    _, ended = running.ask("GET", f"/v1/operations/{operation['id']}", Prefer="wait=60")
+    assert installed(running)["toy"][0] == "1.1"
+    assert ended["state"] == "succeeded", ended
+    assert len(events(running, "ExtensionUpdated")) == 1
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
