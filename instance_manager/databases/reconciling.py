@@ -208,9 +208,9 @@ class Reconciler:
         try:
             with self._turns.hold(*key, "what the settings declare"):
                 await self._do(database, action)
-        except ConflictError:
-            # Somebody updates it just now: the next look will see the outcome.
-            return self._troubles.get(key)
+        except ConflictError as error:
+            # Somebody is at it just now, and it is not as declared: a look soon sees the outcome.
+            return Trouble(*key, error.message, hint=error.hint)
         except SqlError as error:
             failure = error.failure
             trouble = Trouble(*key, failure.message, failure.sqlstate, failure.hint)

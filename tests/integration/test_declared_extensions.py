@@ -394,6 +394,42 @@ async def make_what_is_missing(manager: Manager) -> None:
         await asyncio.wait({work})
 
 
+async def look_while_somebody_is_at_it(manager: Manager) -> None:
+    """Hold the turn of an extension that is to be created, then give it back."""
+    settings = DatabaseSettings.model_validate(
+        {"name": "postgres", "extensions": [{"name": "toy"}]}
+    )
+    sessions = Sessions(Target(Path("127.0.0.1"), manager.port, "postgres"), lambda: 180000)
+    ring = Events(now=lambda: datetime.now(UTC))
+    turns = Turns()
+    reconciler = Reconciler(
+        Steady(), sessions, lambda: [settings], turns, ring, clock=time.monotonic
+    )
+    reconciler.period_seconds = 3600.0
+    with turns.hold("postgres", "toy", "a rehearsal"):
+        work = asyncio.create_task(reconciler.run())
+        await asyncio.to_thread(
+            until, lambda: reconciler.verdict().reason != "NotLookedYet", "it has looked"
+        )
+        verdict = reconciler.verdict()
+    try:
+        assert (verdict.holds, verdict.reason) == (False, "NotAsDeclared"), verdict
+        assert "a rehearsal is under way" in verdict.message
+        await asyncio.to_thread(until, lambda: reconciler.verdict().holds, "it is created soon")
+    finally:
+        work.cancel()
+        await asyncio.wait({work})
+
+
+def test_what_somebody_is_at_is_not_said_to_be_as_declared(declared: Manager) -> None:
+    """Whoever waits for the condition would go on without the extension."""
+    declared.start().until_ready()
+
+    asyncio.run(look_while_somebody_is_at_it(declared))
+
+    assert "toy" in installed(declared)
+
+
 def test_a_database_and_a_schema_that_are_made_are_seen_soon(declared: Manager) -> None:
     """As what failed is tried again soon; the next look of its own would be an hour later."""
     declared.start().until_ready()
