@@ -342,10 +342,12 @@ class Instance:
         """Start postgres and wait until it accepts connections."""
         supervisor = self._rooms.supervisor
         # A server that lives is not started by this, and its next restart must not go by it.
-        if supervisor.state not in _ALIVE:
+        is_a_start = supervisor.state not in _ALIVE
+        # First: what is refused must not count for a start that somebody else asks for.
+        supervisor.request(Event.START_REQUESTED)
+        if is_a_start:
             # It holds for restarts that nobody asks for, too.
             self._rooms.startup.inventory.is_ignored = ignore_inventory
-        supervisor.request(Event.START_REQUESTED)
         await self._until_started(progress)
 
     async def stop(self, mode: StopMode | None, progress: Progress) -> None:

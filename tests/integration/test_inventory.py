@@ -182,6 +182,17 @@ def test_a_restart_that_is_refused_changes_nothing_of_what_was_ignored(using: Ma
     assert_comes_again(using)
 
 
+def test_a_start_that_is_refused_ignores_nothing_for_those_after_it(using: Manager) -> None:
+    """A fenced instance is not started by it; who unfences has not asked to ignore anything."""
+    operate(using, "fence")
+    assert using.end() == 0
+    take_away(using)
+    using.start().until_phase("fenced")
+    assert operate(using, "start", {"ignore_inventory": True})["error"]["code"] == "conflict"
+
+    assert operate(using, "unfence")["error"]["code"] == "preflight-refused"
+
+
 def test_with_report_it_starts_and_is_a_finding(using: Manager) -> None:
     """The finding is in the report, with its severity."""
     assert using.end() == 0
