@@ -83,6 +83,7 @@ class Prover:
         self._looked = asyncio.Event()
         self._turns: defaultdict[Path, Serial] = defaultdict(Serial)
         self._begun = self._kept = 0
+        self._reconsidered = 0
         self._told: dict[str, frozenset[tuple[str, Finding]]] = {}
         self._started_with: Mapping[str, Identity] = {}
         self.changes = replaced.NO_CHANGES
@@ -123,7 +124,7 @@ class Prover:
             VolumesUnansweringError: their storage does not answer.
         """
         self._begun += 1
-        number, begun = self._begun, self._clock()
+        number, begun, reconsidered = self._begun, self._clock(), self._reconsidered
         look = await self._look_at(settings, server)
         examination, is_complete = await self._prove(look, begun + _BUDGET_SECONDS)
         examination = scan.timed(examination, self._clock() - begun)
@@ -131,7 +132,8 @@ class Prover:
         # place.
         if number > self._kept:
             self._kept, self._look = number, look
-            self._is_complete = is_complete
+            # What others know may be newer than this look, which has asked them before its end.
+            self._is_complete = is_complete and reconsidered == self._reconsidered
             self._take(examination)
             self._looked.set()
         return examination.report
@@ -146,6 +148,7 @@ class Prover:
     def reconsider(self) -> None:
         """Have the last look judged anew in :meth:`complete`: others know more than before."""
         self._is_complete = False
+        self._reconsidered += 1
         self._looked.set()
 
     async def complete(self) -> None:
@@ -154,7 +157,12 @@ class Prover:
         if look is not None and not self._is_complete:
             # Before it is: meanwhile somebody may have it reconsidered.
             self._is_complete = True
-            examination, _ = await self._prove(look, math.inf)
+            try:
+                examination, _ = await self._prove(look, math.inf)
+            except BaseException:
+                # Else nobody would ask again what was not answered.
+                self._is_complete = False
+                raise
             # Somebody may have looked again meanwhile: what they saw is newer.
             if number == self._kept and self.examination is not None:
                 seconds = self.examination.report.scan_seconds

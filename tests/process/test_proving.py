@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from instance_manager.errors import VolumesUnansweringError
 from instance_manager.extensions.composition import Base
 from instance_manager.extensions.facts import ServerFacts
 from instance_manager.extensions.models import ExtensionsReport
@@ -107,6 +110,61 @@ def test_of_two_looks_that_overlap_the_later_one_counts(tmp_path: Path) -> None:
             return prover.report.root
 
     assert asyncio.run(look()) == str(tmp_path / "few")
+
+
+def test_what_others_learn_during_a_look_is_judged_after_it(tmp_path: Path) -> None:
+    """The look has asked them before, and may end after they learned it."""
+    _volume(tmp_path, "few", 1)
+    known, judged_by = ["old"], list[str]()
+    asked, learned = threading.Event(), threading.Event()
+
+    def waits(report: ExtensionsReport, _: ServerFacts, __: Settings) -> ExtensionsReport:
+        judged_by.append(known[-1])
+        asked.set()
+        assert learned.wait(DEADLINE_SECONDS)
+        return report
+
+    async def look() -> None:
+        with Children() as children:
+            prover = _prover(children, [], waits)
+            looking = asyncio.create_task(prover.look(_settings(tmp_path), SERVER))
+            await in_thread("wait", asked.wait, DEADLINE_SECONDS)
+            known.append("new")
+            prover.reconsider()
+            learned.set()
+            await looking
+            await prover.complete()
+            await prover.complete()
+
+    asyncio.run(look())
+
+    assert judged_by == ["old", "new"]
+
+
+def test_what_could_not_be_completed_is_asked_again(tmp_path: Path) -> None:
+    """Volumes that do not answer for a while leave no volume half proven for ever."""
+    _volume(tmp_path, "few", 1)
+    calls: list[bool] = []
+
+    def fails_once(report: ExtensionsReport, _: ServerFacts, __: Settings) -> ExtensionsReport:
+        calls.append(True)
+        if len(calls) == 2:
+            raise VolumesUnansweringError("cannot read the extension volumes")
+        return report
+
+    async def look() -> None:
+        with Children() as children:
+            prover = _prover(children, [], fails_once)
+            await prover.look(_settings(tmp_path), SERVER)
+            prover.reconsider()
+            with pytest.raises(VolumesUnansweringError):
+                await prover.complete()
+            await prover.complete()
+            await prover.complete()
+
+    asyncio.run(look())
+
+    assert len(calls) == 3
 
 
 def test_each_change_under_a_server_is_told_once_and_ends_with_it(tmp_path: Path) -> None:
