@@ -144,7 +144,9 @@ class Custody:
         # Nothing is known of a new server's file: what was seen of the one before does not count.
         postmaster, seen = self._supervisor.postmaster, Look()
         while postmaster is not None and self._is_current(postmaster):
-            seen = await self._look_once(postmaster, seen)
+            # One that has ended took its pid file away; why it did may take a while to be found.
+            if postmaster.status is None:
+                seen = await self._look_once(postmaster, seen)
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _is_current(self, postmaster: Child) -> bool:

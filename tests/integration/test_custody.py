@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 
+from instance_manager.custody import Custody
+from instance_manager.observability.events import Events
 from instance_manager.postgres.server_processes import processes_of
 from instance_manager.postgres.stop_waits import ProcessKind
+from instance_manager.supervision.children import Child, ExitStatus
+from instance_manager.supervision.states import State
 from tests.support.figures import Figures
 from tests.support.manager import Manager, until
 
@@ -50,6 +59,41 @@ def test_a_pid_file_that_is_removed_is_put_back(
     assert "PidFileRestored" in [event["reason"] for event in events["items"]]
     assert manager.until_phase("running")["postgres"]["pid"] == postmaster
     assert manager.end() == 0
+
+
+def test_the_pid_file_of_a_server_that_has_ended_is_not_put_back(tmp_path: Path) -> None:
+    """It looks like one that runs until it is known why it has ended."""
+    (tmp_path / "PG_VERSION").write_text("18\n")
+
+    async def watch() -> list[str]:
+        ending = asyncio.get_running_loop().create_future()
+        ending.set_result(ExitStatus(code=0))
+        events = Events(now=lambda: datetime.now(UTC))
+
+        class Tenant:
+            def has_own_lock(self) -> bool:
+                return True
+
+        class Started:
+            place = SimpleNamespace(data_directory=tmp_path)
+            tenancy = Tenant()
+
+        class Supervised:
+            state = State.RUNNING
+            postmaster = Child("postgres", 4194303, ending)
+
+        unused: Any = None
+        startup: Any = Started()
+        supervisor: Any = Supervised()
+        custody = Custody(startup, supervisor, unused, events)
+        watching = asyncio.create_task(custody._watch_one_server())  # noqa: SLF001 - once
+        await asyncio.sleep(0)
+        Supervised.state = State.BACKOFF
+        await watching
+        return [event.reason for event in events.recent()]
+
+    assert asyncio.run(watch()) == []
+    assert not (tmp_path / "postmaster.pid").exists()
 
 
 def test_a_pid_file_of_another_server_stops_ours(manager: Manager) -> None:
