@@ -66,8 +66,8 @@ def write_configuration(
     state = _state(target)
     report = drift.with_needed(examination.report, library_path)
     examination = examination._replace(report=report)
-    text = render_configuration(settings, examination, target)
-    rules, maps = _access(settings, target, state)
+    access = rules, maps = _access(settings, target, state)
+    text = rendering.render(_assemble(settings, examination, target), access)
     changed = [
         # The parameters come last, since they name the other two: a start amid this finds those.
         writing.write_atomically(files.hba, rules),

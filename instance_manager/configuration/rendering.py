@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from instance_manager.configuration.parameters import DIRECTIVES, OWN_PREFIX, is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 HASH_PARAMETER: Final = f"{OWN_PREFIX}config_sha256"
 HEADER: Final = (
@@ -43,17 +43,18 @@ _LINE: Final = re.compile(
 _ESCAPED: Final = re.compile(r"\\([0-7]{1,3}|.)|''")
 
 
-def render(parameters: Mapping[str, str]) -> str:
+def render(parameters: Mapping[str, str], beside: Iterable[str] = ()) -> str:
     """Return the file that tells the server *parameters*, sorted, the hash of it all at its end.
 
     The server gives the hash back (``SHOW instance_manager.config_sha256``), which tells whether
-    it has loaded this very text.
+    it has loaded this very text, and the texts of the files *beside* it, which it reads with it
+    and says nothing of.
 
     Raises:
         ValueError: a name or a value that no file can carry; callers have looked before.
     """
     body = HEADER + "".join(f"{line}\n" for line in render_lines(parameters))
-    return f"{body}{render_line(HASH_PARAMETER, sha256_of(body))}\n"
+    return f"{body}{render_line(HASH_PARAMETER, sha256_of(body, *beside))}\n"
 
 
 def render_lines(parameters: Mapping[str, str]) -> list[str]:
@@ -86,9 +87,9 @@ def quote(value: str) -> str:
     return f"'{value.translate(_ESCAPES)}'"
 
 
-def sha256_of(text: str) -> str:
-    """Return the hash that the last line carries, of the lines before it."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def sha256_of(*texts: str) -> str:
+    """Return the hash that the last line carries, of the lines before it and of other files."""
+    return hashlib.sha256("".join(texts).encode(errors="surrogateescape")).hexdigest()
 
 
 def values_of(text: str) -> dict[str, str]:

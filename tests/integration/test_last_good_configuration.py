@@ -7,12 +7,16 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from tests.support.faults import postmaster_of, until_served
 from tests.support.manager import Manager, until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TRUST = "host all all 127.0.0.1/32 trust"
 TOO_MUCH = {"huge_pages": "on", "huge_page_size": "1GB", "work_mem": "15MB"}
@@ -31,10 +35,23 @@ def from_api(manager: Manager) -> Manager:
     return manager
 
 
-def put(manager: Manager, parameters: dict[str, str]) -> tuple[int, Any]:
+def put(
+    manager: Manager, parameters: dict[str, str], rules: Sequence[str] = (TRUST,)
+) -> tuple[int, Any]:
     """Send a document, whatever there is."""
-    document = {"parameters": parameters, "hba": [TRUST]}
+    document = {"parameters": parameters, "hba": [*rules]}
     return manager.ask("PUT", "/v1/configuration", document, **{"If-Match": "*"})
+
+
+def is_let_in(manager: Manager, user: str) -> bool:
+    """Say whether the rules let somebody log in."""
+    refusal = ""
+    try:
+        return manager.query("SELECT 1", user=user) == [(1,)]
+    except psycopg.OperationalError as error:
+        refusal = str(error)
+    assert "pg_hba.conf rejects" in refusal
+    return False
 
 
 def configuration(manager: Manager) -> dict[str, Any]:
@@ -117,6 +134,23 @@ def test_what_is_taken_back_is_loaded_when_the_answer_comes(from_api: Manager) -
     assert (code, answer["code"]) == (422, "settings-invalid"), answer
     assert from_api.query(HASH) == before
     assert from_api.query("SHOW work_mem")[0][0] == "4MB"
+
+
+def test_rules_alone_are_loaded_when_the_answer_comes(from_api: Manager) -> None:
+    """The next login goes by them, though the server tells of parameters only."""
+    from_api.start().until_ready()
+    with from_api.sql() as session:
+        session.execute("CREATE ROLE guest LOGIN")
+    loaded = {}
+
+    for method in ("trust", "reject") * 5:
+        rules = [f"host all guest 127.0.0.1/32 {method}", TRUST]
+        code, answer = put(from_api, {}, rules)
+        assert code == 200, answer
+        assert is_let_in(from_api, "guest") == (method == "trust")
+        loaded[method] = from_api.query(HASH)
+
+    assert loaded["trust"] != loaded["reject"]
 
 
 def test_a_document_starts_an_instance_that_had_failed(from_api: Manager) -> None:

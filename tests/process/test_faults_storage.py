@@ -589,7 +589,7 @@ def expect_whole(files: dict[str, bytes]) -> None:
     *lines, last = text.splitlines(keepends=True)
     assert parse_line(last.strip()) == (
         "instance_manager.config_sha256",
-        sha256_of("".join(lines)),
+        sha256_of("".join(lines), files["pg_hba.conf"].decode(), files["pg_ident.conf"].decode()),
     )
     assert files["pg_hba.conf"].endswith(b"\n")
     assert files["instance.json"].endswith(b"}\n")

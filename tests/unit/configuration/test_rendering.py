@@ -54,6 +54,14 @@ def test_the_order_of_the_parameters_does_not_matter() -> None:
     assert render({"a": "1", "b": "2"}) != render({"a": "1", "b": "3"})
 
 
+def test_the_hash_covers_the_files_beside() -> None:
+    """The server says nothing of them: that it has loaded the one tells of the others."""
+    one, other = render({"a": "1"}, ["local all all trust\n"]), render({"a": "1"}, ["# none\n"])
+
+    assert one != other
+    assert one.split("\n")[:-2] == other.split("\n")[:-2]
+
+
 @settings(max_examples=50)
 @given(st.dictionaries(NAMES, VALUES | TRICKY, max_size=5))
 def test_what_is_rendered_is_what_is_read(parameters: dict[str, str]) -> None:
