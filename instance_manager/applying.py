@@ -52,6 +52,8 @@ _ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
 _BETWEEN: Final = frozenset({State.PREPARING, State.INITIALIZING})
 _SETTLED: Final = frozenset(State) - _BETWEEN - {State.STARTING}
 """No start goes by what is in force just now; and a server that runs listens to signals."""
+_START_SECONDS: Final = 20.0
+"""So long a change waits for a start, which is not the time that a server needs to recover."""
 _RELOAD_SECONDS: Final = 30.0
 _RELOAD_POLL_SECONDS: Final = 0.05
 _LOADING_BACK_SECONDS: Final = 5.0
@@ -161,10 +163,7 @@ class Configuration:
                     hint="read it again, and send your change with the new ETag",
                 )
             if self._supervisor.state in _BETWEEN:
-                raise ConflictError(
-                    "cannot change the configuration: a start is under way",
-                    hint="wait until it is over",
-                )
+                raise _a_start_is_under_way()
             judged = await self._judge.judge(await self._read(document), _CHANGE)
             # Before anything is changed: it is what a start could fall back on.
             await self._keep_what_works()
@@ -225,7 +224,7 @@ class Configuration:
             # Before it is read: a change in between is seen as one by the watch.
             await self._file.note()
         settings = await self._startup.reread_settings()
-        await self._supervisor.until(_SETTLED)
+        await self._until_settled()
         if self._supervisor.state in _ALIVE:
             _report(progress, "judging the configuration")
             # A server that runs must not be led to a configuration with which it could not start
@@ -256,8 +255,7 @@ class Configuration:
 
     async def _apply(self, candidate: Candidate, progress: Progress | None) -> frozenset[str]:
         """Return the parameters that count all the same as something else has set them."""
-        # A start may have begun since: it has read what was before.
-        await self._supervisor.until(_SETTLED)
+        await self._until_settled()
         self._take(candidate.settings)
         if self._supervisor.state not in _ALIVE:
             return frozenset()
@@ -271,6 +269,18 @@ class Configuration:
                 hint="it runs with the last good configuration: see ConfigurationFellBack",
             )
         return overridden
+
+    async def _until_settled(self) -> None:
+        """Wait for the end of a start that has begun meanwhile: it has read what was before.
+
+        Raises:
+            ConflictError: it takes long.
+        """
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._supervisor.until(_SETTLED)
+        except TimeoutError as error:
+            raise _a_start_is_under_way() from error
 
     async def _load(self, progress: Progress | None) -> frozenset[str]:
         """Write what was decided, wait until the server has taken it, and say what does not count.
@@ -325,8 +335,13 @@ class Configuration:
     async def _or_as_before(self) -> AsyncGenerator[None]:
         """Bring back what was in force, if what is done in the context fails or is given up."""
         if self._taking_back is not None:
-            # It was late: else what this puts into force would be mixed with what was before.
-            await asyncio.wait({self._taking_back})
+            # Else what this puts into force would be mixed with what was before.
+            _, late = await asyncio.wait({self._taking_back}, timeout=_TAKING_BACK_SECONDS)
+            if late:
+                raise ConflictError(
+                    "cannot change the configuration: the change before is still taken back",
+                    hint="see whether the storage of data and volumes answers",
+                )
         try:
             yield
         # A cancellation, too: whoever gives up a change must not leave half of it in force.
@@ -433,6 +448,12 @@ class Configuration:
             return False
         # What waits for a restart is loaded, too, and no server has ever started with it.
         return facts.configuration_sha256 == written.sha256 and not facts.pending_restart
+
+
+def _a_start_is_under_way() -> ConflictError:
+    return ConflictError(
+        "cannot change the configuration: a start is under way", hint="wait until it is over"
+    )
 
 
 def _summary(plan: Plan) -> str:

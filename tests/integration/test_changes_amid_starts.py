@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from instance_manager import applying
 from instance_manager.applying import Configuration
-from instance_manager.errors import DiskSpaceError, InstanceManagerError
+from instance_manager.errors import ConflictError, DiskSpaceError, InstanceManagerError
 from instance_manager.extensions import drift
 from instance_manager.extensions.models import ExtensionsReport
 from instance_manager.health.snapshot import Observer, Target
@@ -325,5 +326,53 @@ def test_storage_that_hangs_while_a_change_is_taken_back_does_not_keep_the_manag
         while startup.written is None:
             await asyncio.sleep(0)
         assert work_mem(startup.settings) == startup.written.sha256 == "5MB"
+
+    run(tmp_path, State.RECOVERING, body)
+
+
+def test_a_start_that_does_not_end_keeps_no_change_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused then, and what was in force stays so; the next one has its turn."""
+    monkeypatch.setattr(applying, "_START_SECONDS", 0.01)
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        for _ in range(2):
+            startup.judging.hold()
+            stage.become(State.STOPPED)
+            task = await putting(configuration)
+            await startup.judging.has_begun.wait()
+            stage.become(State.STARTING)
+            startup.judging.let_go()
+            with pytest.raises(ConflictError, match="a start is under way"):
+                await task
+            assert work_mem(startup.settings) == "5MB"
+
+    run(tmp_path, State.STOPPED, body)
+
+
+def test_a_change_does_not_wait_for_ever_for_one_that_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the storage hangs, who comes next is told so."""
+    monkeypatch.setattr(applying, "_TAKING_BACK_SECONDS", 0.01)
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        del stage
+        startup.writing.hold()
+        task = await putting(configuration)
+        await startup.writing.has_begun.wait()
+        task.cancel()
+        await asyncio.wait({task})
+
+        with pytest.raises(ConflictError, match="still taken back"):
+            await (await putting(configuration))
+
+        startup.writing.let_go()
+        while startup.written is None:
+            await asyncio.sleep(0)
+        assert work_mem(startup.settings) == "5MB"
+        await (await putting(configuration))
+        assert work_mem(startup.settings) == "9MB"
 
     run(tmp_path, State.RECOVERING, body)
