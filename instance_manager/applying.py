@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from instance_manager.observability.events import Events
     from instance_manager.settings.models import DatabaseSettings, Settings
     from instance_manager.startup import Candidate, Startup
+    from instance_manager.supervision.children import Child
     from instance_manager.supervision.operations import Progress
     from instance_manager.supervision.supervisor import Supervisor
 
@@ -54,6 +55,7 @@ _SETTLED: Final = frozenset(State) - _BETWEEN - {State.STARTING}
 """No start goes by what is in force just now; and a server that runs listens to signals."""
 _START_SECONDS: Final = 20.0
 """So long a change waits for a start, which is not the time that a server needs to recover."""
+_ENDING_SECONDS: Final = 1.0
 _RELOAD_SECONDS: Final = 30.0
 _RELOAD_POLL_SECONDS: Final = 0.05
 _LOADING_BACK_SECONDS: Final = 5.0
@@ -201,12 +203,40 @@ class Configuration:
         self._begun += 1
         self._failed = None
         try:
-            async with self._or_as_before():
-                await self._reload(progress)
+            await self._reload_beside_ends(progress)
         except InstanceManagerError as error:
             self._note(error)
             self._failed = error
         self._ended = self._begun
+
+    async def _reload_beside_ends(self, progress: Progress | None) -> None:
+        """Reload; once more where the server that was asked has ended meanwhile.
+
+        Nobody would come back to it: a settings file is read when it changes, and the next start
+        goes by what was read before.
+        """
+        server = self._supervisor.postmaster
+        try:
+            async with self._or_as_before():
+                await self._reload(progress)
+        except UnresponsiveError:
+            if server is None or not await self._is_gone(server):
+                raise
+            async with self._or_as_before():
+                await self._reload(progress)
+
+    async def _is_gone(self, server: Child) -> bool:
+        """Say whether a server that did not answer has ended; wait until all know it."""
+        try:
+            # It stops listening a moment before its end is seen.
+            async with asyncio.timeout(_ENDING_SECONDS):
+                await server.wait()
+            async with asyncio.timeout(_START_SECONDS):
+                while self._supervisor.postmaster is server:
+                    await self._supervisor.changed()
+        except TimeoutError:
+            return False
+        return True
 
     @asynccontextmanager
     async def _turn_between_starts(self) -> AsyncGenerator[None]:

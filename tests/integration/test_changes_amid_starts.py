@@ -15,7 +15,12 @@ import pytest
 
 from instance_manager import applying
 from instance_manager.applying import Configuration
-from instance_manager.errors import ConflictError, DiskSpaceError, InstanceManagerError
+from instance_manager.errors import (
+    ConflictError,
+    DiskSpaceError,
+    InstanceManagerError,
+    UnresponsiveError,
+)
 from instance_manager.extensions import drift
 from instance_manager.extensions.models import ExtensionsReport
 from instance_manager.health.snapshot import Observer, Target
@@ -27,7 +32,7 @@ from instance_manager.server_configuration import Written
 from instance_manager.settings.configuration_document import document_of
 from instance_manager.settings.models import Settings
 from instance_manager.startup import Candidate, Startup
-from instance_manager.supervision.children import Children
+from instance_manager.supervision.children import Child, Children, ExitStatus
 from instance_manager.supervision.endings import Cause
 from instance_manager.supervision.states import Event, State
 from instance_manager.supervision.work import LastExit
@@ -57,10 +62,9 @@ def work_mem(settings: Settings) -> str:
 class Stage:
     """A supervisor whose state is as the test says."""
 
-    postmaster = None
-
     def __init__(self, state: State) -> None:
         self.state = state
+        self.postmaster: Child | None = None
         self.events: list[Event] = []
         self._changed = asyncio.Event()
 
@@ -69,12 +73,16 @@ class Stage:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    async def changed(self) -> State:
+        await self._changed.wait()
+        return self.state
+
     def handle(self, event: Event) -> None:
         self.events.append(event)
 
     async def until(self, states: Collection[State]) -> State:
         while self.state not in states:
-            await self._changed.wait()
+            await self.changed()
         return self.state
 
 
@@ -376,3 +384,43 @@ def test_a_change_does_not_wait_for_ever_for_one_that_is_taken_back(
         assert work_mem(startup.settings) == "9MB"
 
     run(tmp_path, State.RECOVERING, body)
+
+
+def test_a_reload_that_meets_the_end_of_the_server_is_done_by_the_next(tmp_path: Path) -> None:
+    """Nobody would come back to a settings file that changed in that moment."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        end = asyncio.get_running_loop().create_future()
+        stage.postmaster = Child("postgres", 0, end)
+        startup.judging.error = UnresponsiveError("cannot ask the server")
+        startup.judging.hold()
+        task = asyncio.create_task(configuration.reload(None))
+        await startup.judging.has_begun.wait()
+        startup.judging.error = None
+        startup.judging.let_go()
+        end.set_result(ExitStatus(9))
+        await turns()
+        assert not task.done(), "why it has ended is still being looked for"
+
+        stage.postmaster = None
+        stage.become(State.BACKOFF)
+        await task
+        assert work_mem(startup.settings) == "9MB", "the next start goes by it"
+
+    run(tmp_path, State.RUNNING, body)
+
+
+def test_a_reload_of_a_server_that_lives_and_does_not_answer_fails(tmp_path: Path) -> None:
+    """It is told, and what was in force stays so."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        stage.postmaster = Child("postgres", 0, asyncio.get_running_loop().create_future())
+        startup.judging.error = UnresponsiveError("cannot ask the server")
+
+        with pytest.raises(UnresponsiveError):
+            await configuration.reload(None)
+
+        assert work_mem(startup.settings) == "5MB"
+        assert [each.message for each in startup.documents.problems] == ["cannot ask the server"]
+
+    run(tmp_path, State.RUNNING, body)
