@@ -66,6 +66,10 @@ _SHOWN: Final = 10
 _CHANGE: Final = "apply the configuration"
 
 
+class _NotNowError(ConflictError):
+    """What a change waits for has not ended in time: it can be made later."""
+
+
 class _Change(NamedTuple):
     """What an application under way has put into force, and in whose place."""
 
@@ -191,26 +195,32 @@ class Configuration:
             InstanceManagerError: they can't be applied; those before are in force.
         """
         begun = self._begun
-        async with self._turn_between_starts():
-            if self._ended <= begun:
-                await self._reload_noted(progress)
-            # Else another one began since this was asked for: it has read what this would.
-            if self._failed is not None:
-                # All who waited raise it: the way through one of them is not the next one's.
-                raise self._failed.with_traceback(None)
+        while self._ended <= begun:
+            async with self._turn_between_starts():
+                # Else another one began since this was asked for: it has read what this would.
+                if self._ended <= begun:
+                    # Nobody would ask again: where it can't be now, others have their turn, and
+                    # this waits on.
+                    with suppress(_NotNowError):
+                        await self._reload_noted(progress)
+        if self._failed is not None:
+            # All who waited raise it: the way through one of them is not the next one's.
+            raise self._failed.with_traceback(None)
 
     async def _reload_noted(self, progress: Progress | None) -> None:
         self._begun += 1
-        self._failed = None
+        failed: InstanceManagerError | None = None
         try:
             await self._reload_beside_ends(progress)
+        except _NotNowError:
+            raise
         except InstanceManagerError as error:
             self._note(error)
-            self._failed = error
-        self._ended = self._begun
+            failed = error
+        self._failed, self._ended = failed, self._begun
 
     async def _reload_beside_ends(self, progress: Progress | None) -> None:
-        """Reload; once more where the server that was asked has ended meanwhile.
+        """Reload; once more where the server that was asked lets nobody in any more.
 
         Nobody would come back to it: a settings file is read when it changes, and the next start
         goes by what was read before.
@@ -220,28 +230,48 @@ class Configuration:
             async with self._or_as_before():
                 await self._reload(progress)
         except UnresponsiveError:
-            if server is None or not await self._is_gone(server):
+            if server is None or not await self._has_left(server):
                 raise
             async with self._or_as_before():
                 await self._reload(progress)
 
-    async def _is_gone(self, server: Child) -> bool:
-        """Say whether a server that did not answer has ended; wait until all know it."""
+    async def _has_left(self, server: Child) -> bool:
+        """Say whether a server that did not answer does not run any more; wait until all know it.
+
+        It has ended, is being stopped, or recovers from a crash of one of its processes.
+        """
+        # What is seen of a crash once a period would be seen too late.
+        self._observer.hurry()
         try:
             # It stops listening a moment before its end is seen.
             async with asyncio.timeout(_ENDING_SECONDS):
-                await server.wait()
+                while self._supervisor.state is State.RUNNING and server.status is None:
+                    await self._news_of(server)
             async with asyncio.timeout(_START_SECONDS):
-                while self._supervisor.postmaster is server:
+                while self._supervisor.state is State.RUNNING:
                     await self._supervisor.changed()
         except TimeoutError:
             return False
         return True
 
+    async def _news_of(self, server: Child) -> None:
+        """Wait until the state changes, or the server ends."""
+        news = [asyncio.create_task(each) for each in (server.wait(), self._supervisor.changed())]
+        try:
+            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in news:
+                task.cancel()
+
     @asynccontextmanager
     async def _turn_between_starts(self) -> AsyncGenerator[None]:
-        """Wait for the turn where no start is being prepared: it may have read what was before."""
+        """Wait for the turn where no start is being prepared: it may have read what was before.
+
+        Nor is a change before taken back.
+        """
         while True:
+            if self._taking_back is not None:
+                await asyncio.wait({self._taking_back})
             await self._supervisor.until(_SETTLED)
             async with self._turn:
                 if self._supervisor.state in _SETTLED:
@@ -304,7 +334,7 @@ class Configuration:
         """Wait for the end of a start that has begun meanwhile: it has read what was before.
 
         Raises:
-            ConflictError: it takes long.
+            _NotNowError: it takes long.
         """
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -324,6 +354,8 @@ class Configuration:
         # As the server runs with it now, which may be other than what was written last.
         seen = self._observer.facts
         await self._startup.configure(seen.dynamic_library_path or "" if seen else "")
+        # Another one may have been started since, which does not listen to signals yet.
+        await self._until_settled()
         postmaster = self._supervisor.postmaster
         if postmaster is None:
             return frozenset()
@@ -368,7 +400,7 @@ class Configuration:
             # Else what this puts into force would be mixed with what was before.
             _, late = await asyncio.wait({self._taking_back}, timeout=_TAKING_BACK_SECONDS)
             if late:
-                raise ConflictError(
+                raise _NotNowError(
                     "cannot change the configuration: the change before is still taken back",
                     hint="see whether the storage of data and volumes answers",
                 )
@@ -402,6 +434,7 @@ class Configuration:
         except (InstanceManagerError, OSError) as error:
             _log.error("the configuration before could not be written back", reason=str(error))
             return
+        await self._supervisor.until(_SETTLED)
         if self._supervisor.postmaster is None:
             return
         self._supervisor.postmaster.signal(signal.SIGHUP)
@@ -480,8 +513,8 @@ class Configuration:
         return facts.configuration_sha256 == written.sha256 and not facts.pending_restart
 
 
-def _a_start_is_under_way() -> ConflictError:
-    return ConflictError(
+def _a_start_is_under_way() -> _NotNowError:
+    return _NotNowError(
         "cannot change the configuration: a start is under way", hint="wait until it is over"
     )
 

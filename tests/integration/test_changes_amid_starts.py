@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -84,6 +85,17 @@ class Stage:
         while self.state not in states:
             await self.changed()
         return self.state
+
+
+class Server(Child):
+    """A server that lives, and notes what signals it gets."""
+
+    def __init__(self) -> None:
+        super().__init__("postgres", 0, asyncio.get_running_loop().create_future())
+        self.signals: list[int] = []
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
 
 
 class Step:
@@ -414,7 +426,7 @@ def test_a_reload_of_a_server_that_lives_and_does_not_answer_fails(tmp_path: Pat
     """It is told, and what was in force stays so."""
 
     async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
-        stage.postmaster = Child("postgres", 0, asyncio.get_running_loop().create_future())
+        stage.postmaster = Server()
         startup.judging.error = UnresponsiveError("cannot ask the server")
 
         with pytest.raises(UnresponsiveError):
@@ -422,5 +434,111 @@ def test_a_reload_of_a_server_that_lives_and_does_not_answer_fails(tmp_path: Pat
 
         assert work_mem(startup.settings) == "5MB"
         assert [each.message for each in startup.documents.problems] == ["cannot ask the server"]
+
+    run(tmp_path, State.RUNNING, body)
+
+
+def test_a_reload_that_a_start_keeps_waiting_is_done_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would come back to a settings file; and others have their turn meanwhile."""
+    monkeypatch.setattr(applying, "_START_SECONDS", 0.01)
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        startup.reading.hold()
+        task = asyncio.create_task(configuration.reload(None))
+        await startup.reading.has_begun.wait()
+        stage.become(State.STARTING)
+        startup.reading.let_go()
+        # In its turn: what the other gave up by then.
+        with pytest.raises(ConflictError, match="a start is under way"):
+            await (await putting(configuration))
+        assert not task.done()
+        assert startup.documents.problems == ()
+        assert work_mem(startup.settings) == "5MB"
+
+        stage.become(State.RECOVERING)
+        await task
+        assert startup.written is not None
+        assert work_mem(startup.settings) == startup.written.sha256 == "9MB"
+
+    run(tmp_path, State.STOPPED, body)
+
+
+def test_a_reload_that_comes_while_a_change_is_taken_back_is_done_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the storage hangs."""
+    monkeypatch.setattr(applying, "_TAKING_BACK_SECONDS", 0.01)
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        del stage
+        startup.writing.hold()
+        first = await putting(configuration)
+        await startup.writing.has_begun.wait()
+        first.cancel()
+        await asyncio.wait({first})
+        task = asyncio.create_task(configuration.reload(None))
+        with pytest.raises(ConflictError, match="still taken back"):
+            await (await putting(configuration))
+        await turns()
+        assert not task.done()
+
+        startup.writing.let_go()
+        await task
+        assert work_mem(startup.settings) == "9MB"
+
+    run(tmp_path, State.RECOVERING, body)
+
+
+@pytest.mark.parametrize("is_taken_back", [False, True])
+def test_a_server_that_is_started_while_files_are_written_gets_no_signal_too_early(
+    tmp_path: Path, *, is_taken_back: bool
+) -> None:
+    """Until it listens to signals, one ends it."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        startup.writing.hold()
+        task = await putting(configuration)
+        await startup.writing.has_begun.wait()
+        if is_taken_back:
+            startup.writing.has_begun.clear()
+            task.cancel()
+            await startup.writing.has_begun.wait()
+        stage.become(State.STARTING)
+        stage.postmaster = server = Server()
+        startup.writing.let_go()
+        await turns()
+        assert server.signals == []
+        assert not task.done()
+
+        stage.become(State.RECOVERING)
+        await asyncio.wait({task})
+        assert task.cancelled() == is_taken_back
+        assert server.signals == [signal.SIGHUP]
+        assert work_mem(startup.settings) == ("5MB" if is_taken_back else "9MB")
+
+    run(tmp_path, State.RECOVERING, body)
+
+
+@pytest.mark.parametrize("state", [State.RESTARTING, State.RECOVERING])
+def test_a_reload_that_meets_a_server_which_lets_nobody_in_any_more_is_done_by_what_follows(
+    tmp_path: Path, state: State
+) -> None:
+    """One that is stopped, or recovers from a crash of one of its processes, refuses sessions."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        stage.postmaster = Server()
+        startup.judging.error = UnresponsiveError("cannot ask the server")
+        startup.judging.hold()
+        task = asyncio.create_task(configuration.reload(None))
+        await startup.judging.has_begun.wait()
+        startup.judging.error = None
+        startup.judging.let_go()
+        await turns()
+        assert not task.done()
+        stage.become(state)
+        await task
+        assert work_mem(startup.settings) == "9MB"
 
     run(tmp_path, State.RUNNING, body)
