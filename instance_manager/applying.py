@@ -25,7 +25,7 @@ from instance_manager.errors import (
     UnresponsiveError,
     beside_server,
 )
-from instance_manager.judge import Judge
+from instance_manager.judge import Judge, Judged
 from instance_manager.observability.events import EventType
 from instance_manager.settings.configuration_document import (
     document_of,
@@ -53,6 +53,7 @@ _ALIVE: Final = frozenset({State.STARTING, State.RECOVERING, State.RUNNING})
 _BETWEEN: Final = frozenset({State.PREPARING, State.INITIALIZING})
 _SETTLED: Final = frozenset(State) - _BETWEEN - {State.STARTING}
 """No start goes by what is in force just now; and a server that runs listens to signals."""
+_WITHOUT_SERVER: Final = frozenset({State.BACKOFF, State.STOPPED, State.FENCED, State.FAILED})
 _START_SECONDS: Final = 20.0
 """So long a change waits for a start, which is not the time that a server needs to recover."""
 _ENDING_SECONDS: Final = 1.0
@@ -170,7 +171,7 @@ class Configuration:
                 )
             if self._supervisor.state in _BETWEEN:
                 raise _a_start_is_under_way()
-            judged = await self._judge.judge(await self._read(document), _CHANGE)
+            judged = await self._judged(await self._read(document), _CHANGE)
             # Before anything is changed: it is what a start could fall back on.
             await self._keep_what_works()
             overridden = await self._apply(judged.candidate, None)
@@ -289,7 +290,7 @@ class Configuration:
             _report(progress, "judging the configuration")
             # A server that runs must not be led to a configuration with which it could not start
             # again.
-            judged = await self._judge.judge(settings, "reload")
+            judged = await self._judged(settings, "reload")
             await self._keep_what_works()
             await self._apply(judged.candidate, progress)
         else:
@@ -301,6 +302,26 @@ class Configuration:
             return await self._startup.reread_settings(document)
         except SettingsError as error:
             raise SettingsError(map(in_document, error.problems)) from error
+
+    async def _judged(self, settings: Settings, doing: str) -> Judged:
+        """Judge *settings* to put them into force; blame them for no trial that others end.
+
+        Raises:
+            InstanceManagerError: something speaks against them, or they can't be judged.
+        """
+        server = self._supervisor.postmaster
+        try:
+            return await self._judge.judge(settings, doing)
+        except SettingsError as error:
+            # What is left of a server is ended with it, and before a start: a trial of ours, too.
+            if server is not None and server.status is not None:
+                raise UnresponsiveError(
+                    "cannot judge the configuration: the server has ended meanwhile",
+                    hint="send it again when the server runs",
+                ) from error
+            if server is None and self._supervisor.state not in _WITHOUT_SERVER:
+                raise _a_start_is_under_way() from error
+            raise
 
     def _take(self, settings: Settings) -> None:
         """Have the next start use *settings*; one that had failed is tried with them."""

@@ -20,6 +20,8 @@ from instance_manager.errors import (
     ConflictError,
     DiskSpaceError,
     InstanceManagerError,
+    Problem,
+    SettingsError,
     UnresponsiveError,
 )
 from instance_manager.extensions import drift
@@ -398,13 +400,20 @@ def test_a_change_does_not_wait_for_ever_for_one_that_is_taken_back(
     run(tmp_path, State.RECOVERING, body)
 
 
-def test_a_reload_that_meets_the_end_of_the_server_is_done_by_the_next(tmp_path: Path) -> None:
+KILLED = SettingsError([Problem("", "it ended with signal SIGKILL")])
+"""So ends a trial of the settings, when what a server left behind is ended."""
+
+
+@pytest.mark.parametrize("error", [UnresponsiveError("cannot ask the server"), KILLED])
+def test_a_reload_that_meets_the_end_of_the_server_is_done_by_the_next(
+    tmp_path: Path, error: InstanceManagerError
+) -> None:
     """Nobody would come back to a settings file that changed in that moment."""
 
     async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
         end = asyncio.get_running_loop().create_future()
         stage.postmaster = Child("postgres", 0, end)
-        startup.judging.error = UnresponsiveError("cannot ask the server")
+        startup.judging.error = error
         startup.judging.hold()
         task = asyncio.create_task(configuration.reload(None))
         await startup.judging.has_begun.wait()
@@ -420,6 +429,33 @@ def test_a_reload_that_meets_the_end_of_the_server_is_done_by_the_next(tmp_path:
         assert work_mem(startup.settings) == "9MB", "the next start goes by it"
 
     run(tmp_path, State.RUNNING, body)
+
+
+def test_a_document_is_not_blamed_for_a_trial_that_others_have_ended(tmp_path: Path) -> None:
+    """The end of a server ends what is left of it, and so does the next start."""
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        startup.judging.error = KILLED
+        for is_start, error in ((False, UnresponsiveError), (True, ConflictError)):
+            end = asyncio.get_running_loop().create_future()
+            stage.become(State.STOPPED if is_start else State.RECOVERING)
+            stage.postmaster = None if is_start else Child("postgres", 0, end)
+            startup.judging.hold()
+            task = await putting(configuration)
+            await startup.judging.has_begun.wait()
+            if is_start:
+                stage.become(State.PREPARING)
+            end.set_result(ExitStatus(9))
+            startup.judging.let_go()
+            with pytest.raises(error, match=r"meanwhile|a start is under way"):
+                await task
+        assert work_mem(startup.settings) == "5MB"
+
+        stage.become(State.STOPPED)
+        with pytest.raises(SettingsError):
+            await (await putting(configuration))
+
+    run(tmp_path, State.RECOVERING, body)
 
 
 def test_a_reload_of_a_server_that_lives_and_does_not_answer_fails(tmp_path: Path) -> None:
