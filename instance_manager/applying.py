@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from instance_manager import log
 from instance_manager.errors import (
     ConflictError,
-    DataDirectoryError,
-    DiskSpaceError,
     InstanceManagerError,
     Problem,
     SettingsError,
@@ -26,6 +24,7 @@ from instance_manager.errors import (
     beside_server,
 )
 from instance_manager.judge import Judge, Judged
+from instance_manager.last_good import LastGood
 from instance_manager.observability.events import EventType
 from instance_manager.settings.configuration_document import (
     document_of,
@@ -62,7 +61,6 @@ _RELOAD_POLL_SECONDS: Final = 0.05
 _LOADING_BACK_SECONDS: Final = 5.0
 _TAKING_BACK_SECONDS: Final = 20.0
 """With a look at volumes that do not answer."""
-_REMEMBER_SECONDS: Final = 1.0
 _SHOWN: Final = 10
 _CHANGE: Final = "apply the configuration"
 
@@ -101,6 +99,7 @@ class Configuration:
         self._use = use
         self._hurry = hurry
         self._judge = Judge(startup, supervisor, observer)
+        self._good = LastGood(startup, supervisor, observer)
         self._turn = asyncio.Lock()
         self._change: _Change | None = None
         """Not over: it may be taken back."""
@@ -173,7 +172,7 @@ class Configuration:
                 raise _a_start_is_under_way()
             judged = await self._judged(await self._read(document), _CHANGE)
             # Before anything is changed: it is what a start could fall back on.
-            await self._keep_what_works()
+            await self._good.keep_now()
             overridden = await self._apply(judged.candidate, None)
             # Last: only what the server has taken comes back after a new start of the manager.
             await self._startup.documents.accept(judged.candidate.settings)
@@ -221,20 +220,19 @@ class Configuration:
         self._failed, self._ended = failed, self._begun
 
     async def _reload_beside_ends(self, progress: Progress | None) -> None:
-        """Reload; once more where the server that was asked lets nobody in any more.
+        """Reload; again where the server that was asked lets nobody in any more.
 
         Nobody would come back to it: a settings file is read when it changes, and the next start
         goes by what was read before.
         """
-        server = self._supervisor.postmaster
-        try:
-            async with self._or_as_before():
-                await self._reload(progress)
-        except UnresponsiveError:
-            if server is None or not await self._has_left(server):
-                raise
-            async with self._or_as_before():
-                await self._reload(progress)
+        while True:
+            server = self._supervisor.postmaster
+            try:
+                async with self._or_as_before():
+                    return await self._reload(progress)
+            except UnresponsiveError:
+                if server is None or not await self._has_left(server):
+                    raise
 
     async def _has_left(self, server: Child) -> bool:
         """Say whether a server that did not answer does not run any more; wait until all know it.
@@ -246,14 +244,18 @@ class Configuration:
         try:
             # It stops listening a moment before its end is seen.
             async with asyncio.timeout(_ENDING_SECONDS):
-                while self._supervisor.state is State.RUNNING and server.status is None:
+                while self._runs(server) and server.status is None:
                     await self._news_of(server)
             async with asyncio.timeout(_START_SECONDS):
-                while self._supervisor.state is State.RUNNING:
+                while self._runs(server):
                     await self._supervisor.changed()
         except TimeoutError:
             return False
         return True
+
+    def _runs(self, server: Child) -> bool:
+        """Say whether a server is the one that lets people in, as far as anybody knows."""
+        return self._supervisor.state is State.RUNNING and self._supervisor.postmaster is server
 
     async def _news_of(self, server: Child) -> None:
         """Wait until the state changes, or the server ends."""
@@ -291,7 +293,7 @@ class Configuration:
             # A server that runs must not be led to a configuration with which it could not start
             # again.
             judged = await self._judged(settings, "reload")
-            await self._keep_what_works()
+            await self._good.keep_now()
             await self._apply(judged.candidate, progress)
         else:
             self._take(settings)
@@ -492,46 +494,11 @@ class Configuration:
 
     async def remember_good(self) -> None:
         """Keep what a server has taken whole as the last good configuration; for ever."""
-        told = ""
-        while True:
-            await self._supervisor.until({State.RUNNING})
-            # Amid a change, what is in force is not yet what the server has loaded.
-            if not self._is_changing:
-                told = await self._remember_good(told)
-            await asyncio.sleep(_REMEMBER_SECONDS)
+        await self._good.keep(self._is_changing)
 
-    @property
     def _is_changing(self) -> bool:
         is_taking_back = self._taking_back is not None and not self._taking_back.done()
         return self._turn.locked() or is_taking_back
-
-    async def _keep_what_works(self) -> None:
-        """Keep what the server runs with before another one takes its place.
-
-        A change that comes right after a start would else leave nothing to fall back on.
-        """
-        if self._supervisor.state is State.RUNNING:
-            await self._observer.read_facts()
-            await self._remember_good("")
-
-    async def _remember_good(self, told: str) -> str:
-        """Keep the configuration if it is good; return what keeps from it, told once."""
-        if not self._is_loaded():
-            return told
-        try:
-            await self._startup.documents.remember_good(self._startup.settings)
-        except (DataDirectoryError, DiskSpaceError) as error:
-            if error.message != told:
-                _log.warning(error.message, code=error.code, hint=error.hint)
-            return error.message
-        return ""
-
-    def _is_loaded(self) -> bool:
-        written, facts = self._startup.written, self._observer.facts
-        if written is None or facts is None or self._startup.documents.problems:
-            return False
-        # What waits for a restart is loaded, too, and no server has ever started with it.
-        return facts.configuration_sha256 == written.sha256 and not facts.pending_restart
 
 
 def _a_start_is_under_way() -> _NotNowError:
