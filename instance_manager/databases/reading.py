@@ -49,10 +49,6 @@ _REST_SHARE: Final = 4
 """For each second of reading, so many of rest: a thousand databases must not cost a core."""
 _LONGEST_REST_SECONDS: Final = 1.0
 """What took longer was waiting."""
-_PATHS_SHARE: Final = 100
-"""How many times as long as it took to read a path, it is taken for fresh."""
-_PATHS_SECONDS: Final = 0.5
-"""After so long of reading paths anew, a reading is content with those that it knows."""
 _LIMIT_ROWS: Final = 5000
 """The limit in the queries: more than any database has, unless somebody is after our memory."""
 _FIRST_MAJOR_WITH_LOGIN_TRIGGERS: Final = 17
@@ -128,9 +124,20 @@ class _Paths(NamedTuple):
     read_at: float
     seconds: float
 
-    def is_fresh(self, now: float) -> bool:
-        # No list of versions tells of a script that came or went between two of them.
-        return now - self.read_at < self.seconds * _PATHS_SHARE
+
+class Renewal(NamedTuple):
+    """How often the paths that are known are read anew.
+
+    No list of versions tells of a script that came or went between two of them.
+    """
+
+    share: float = 100
+    """How many times as long as it took to read a path, it is taken for fresh."""
+    seconds: float = 0.5
+    """After so long of reading paths anew, a reading is content with those that it knows."""
+
+
+_RENEWAL: Final = Renewal()
 
 
 class _Lenient(Loader):
@@ -143,10 +150,11 @@ class _Lenient(Loader):
 class Reader:
     """Reads one server, again and again; an update path that costs much, the more seldom."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, renewal: Renewal = _RENEWAL) -> None:
         self.spared_seconds = 0.0
         """How much of the last reading one in a hurry leaves out."""
         self._place = place
+        self._renewal = renewal
         self._hurry = asyncio.Event()
         self._paths: dict[tuple[str, str, tuple[str, ...]], _Paths] = {}
         self._renewing_seconds = 0.0
@@ -226,46 +234,54 @@ class Reader:
         known = await _ask(connection, _VERSIONS, problems, "available versions")
         versions = {name: tuple(each) for name, each in known or ()}
         updates: Updates = {}
+        keys: list[tuple[str, str, tuple[str, ...]]] = []
         for name, version in _installed(inventory):
-            others = tuple(one for one in versions.get(name, ()) if one != version)
-            updates[name, version] = (
-                await self._read_paths(connection, (name, version, others), problems)
-                # Without another version there is no path, and to ask costs the server time.
-                if others
-                else ()
-            )
+            # Without another version there is no path, and to ask costs the server time.
+            updates[name, version] = ()
+            # By all versions that there are: with others, the server is asked anew.
+            if others := tuple(one for one in versions.get(name, ()) if one != version):
+                keys.append((name, version, others))
+        # What was read longest ago first: else those at the front would take the time at each
+        # reading, and the others would never have any.
+        oldest_first = sorted(keys, key=self._read_at)
+        paths = {key: await self._read_paths(connection, key) for key in oldest_first}
+        for key in keys:
+            updates[key[:2]] = paths[key].updates
+            problems += paths[key].problems
         available = tuple(
             Available(name, default, versions.get(name, ())) for name, default in rows
         )
         return available, updates
 
+    def _read_at(self, key: tuple[str, str, tuple[str, ...]]) -> float:
+        known = self._paths.get(key)
+        return float("-inf") if known is None else known.read_at
+
     async def _read_paths(
-        self, connection: Connection, key: tuple[str, str, tuple[str, ...]], problems: list[str]
-    ) -> tuple[Update, ...] | None:
+        self, connection: Connection, key: tuple[str, str, tuple[str, ...]]
+    ) -> _Paths:
         """Return the paths from a version; the server takes seconds where versions are many."""
-        # By all versions that there are: with others, the server is asked anew.
         known = self._paths.get(key)
         clock = asyncio.get_running_loop().time
         begun = clock()
         if known is None:
             known = self._paths[key] = await _paths(connection, key, clock)
         elif self._is_to_be_renewed(known, begun):
-            # Before it is asked: where no time is left for it, the next reading goes without.
+            # Before it is asked: where no time is left for it, it goes behind all others.
             self._paths[key] = known._replace(read_at=begun)
             known = self._paths[key] = await _paths(connection, key, clock)
             self._renewing_seconds += known.seconds
             self.spared_seconds += known.seconds
         elif self._hurry.is_set():
             # What went wrong before must not be taken for the server's end.
-            return known.updates
-        problems += known.problems
-        return known.updates
+            return known._replace(problems=())
+        return known
 
     def _is_to_be_renewed(self, known: _Paths, now: float) -> bool:
         # Those of all extensions have one connection and its few seconds, with all else that is
         # read over it.
-        is_time = not self._hurry.is_set() and self._renewing_seconds < _PATHS_SECONDS
-        return is_time and not known.is_fresh(now)
+        is_time = not self._hurry.is_set() and self._renewing_seconds < self._renewal.seconds
+        return is_time and now - known.read_at >= known.seconds * self._renewal.share
 
     async def _anywhere(
         self, work: Callable[[Connection], Awaitable[T]], problems: list[str]
