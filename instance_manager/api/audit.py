@@ -15,19 +15,19 @@ from aiohttp import hdrs, web
 from instance_manager.api.authentication import origin_of
 from instance_manager.api.callers import CALLER
 from instance_manager.api.problems import ProblemResponse
-from instance_manager.errors import ErrorCode
+from instance_manager.errors import ConflictError, ErrorCode
 from instance_manager.log import get_logger
 from instance_manager.observability.events import EventType
 from instance_manager.supervision.flood import Flood
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp.typedefs import Handler
 
     from instance_manager.api.models import Problem
-    from instance_manager.errors import InstanceManagerError
     from instance_manager.observability.events import Events
+    from instance_manager.supervision.operations import Progress
 
 _log: Final = get_logger("instance_manager.api.audit")
 # The safe methods of RFC 9110, 9.2.1: they change nothing that anybody would have to answer for.
@@ -65,14 +65,28 @@ class Audit:
             details |= _details(answer.problem)
         # What nobody expected may have come halfway.
         is_fault = details.get("code") == ErrorCode.INTERNAL
-        flood = self._of_callers if caller else self._of_strangers
+        # Behind the gate, too, there are strangers where readings are open.
+        flood = self._of_callers if caller and caller.is_proven else self._of_strangers
         why = str(details.get("code", answer.status))
         self._tell(flood, what, actor, why, details, is_fault=is_fault)
 
-    def refused(self, what: str, error: InstanceManagerError, operation: str) -> None:
-        """Tell that the state of the instance forbids an *operation* that was accepted."""
-        details = {"code": error.code, "operation": operation}
-        self._tell(self._of_callers, what, CALLER.get().name, error.message, details)
+    def of_operation(
+        self, what: str, action: Callable[[Progress], Awaitable[None]]
+    ) -> Callable[[Progress], Awaitable[None]]:
+        """Return the *action* of an operation, which tells that the state forbids it.
+
+        It was answered as accepted: what the state forbids shows only here.
+        """
+
+        async def act(progress: Progress) -> None:
+            try:
+                await action(progress)
+            except ConflictError as error:
+                details = {"code": error.code, "operation": progress.operation}
+                self._tell(self._of_callers, what, CALLER.get().name, error.message, details)
+                raise
+
+        return act
 
     def _tell(
         self,

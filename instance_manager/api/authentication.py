@@ -76,7 +76,7 @@ class OpenGate:
     def admit(self, request: web.Request, access: Access) -> Caller:
         """Return the nameless caller."""
         del request, access
-        return Caller("anonymous")
+        return Caller("anonymous", is_proven=False)
 
 
 class SocketGate:
@@ -153,7 +153,7 @@ class TcpGate:
                 f"{request.method} {request.path} needs a token, and none is set",
                 hint="set control.token_file, or use the unix socket",
             )
-        return Caller(f"anonymous{origin_of(request)}")
+        return Caller(f"anonymous{origin_of(request)}", is_proven=False)
 
 
 def origin_of(request: web.Request) -> str:

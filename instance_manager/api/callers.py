@@ -12,6 +12,8 @@ class Caller:
     """Who sends a request, as the events name it."""
 
     name: str
+    is_proven: bool = True
+    """Whether it showed who it is; what is open to all is so to those who did not."""
 
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("caller")

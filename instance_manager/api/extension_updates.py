@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from instance_manager.api import documents, idempotency
+from instance_manager.api.audit import AUDIT
 from instance_manager.api.callers import CALLER
 from instance_manager.api.models import FieldProblem
 from instance_manager.api.operations import accept
@@ -64,9 +65,13 @@ async def _begin(
     if (known := idempotency.find(request, claim)) is not None:
         return await accept(request, known.id)
     instance, actor = documents.instance_of(request), CALLER.get().name
+    action = request.app[AUDIT].of_operation(
+        f"update of extension {plan.extension!r} of database {plan.database!r}",
+        lambda progress: instance.extension_updates.update(plan, limits, actor, progress),
+    )
     operation = instance.operations.begin(
         Kind.UPDATE_EXTENSION,
-        lambda progress: instance.extension_updates.update(plan, limits, actor, progress),
+        action,
         # It takes no turn in the life of the server; what hinders it is an update of the same
         # extension.
         exclusive=False,

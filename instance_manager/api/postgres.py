@@ -13,7 +13,6 @@ from instance_manager.api.audit import AUDIT
 from instance_manager.api.callers import CALLER
 from instance_manager.api.models import EmptyRequest, StartRequest, StopRequest
 from instance_manager.api.operations import accept
-from instance_manager.errors import ConflictError
 from instance_manager.supervision.operations import Kind
 
 if TYPE_CHECKING:
@@ -93,18 +92,9 @@ async def _begin(
     claim = idempotency.claim_of(request, body)
     if (known := idempotency.find(request, claim)) is not None:
         return await accept(request, known.id)
-    audit = request.app[AUDIT]
-
-    async def act(progress: Progress) -> None:
-        try:
-            await action(progress)
-        except ConflictError as error:
-            # Answered with the operation, as accepted: what the state forbids shows only here.
-            audit.refused(f"{kind} of postgres", error, operation.id)
-            raise
-
+    action = request.app[AUDIT].of_operation(f"{kind} of postgres", action)
     # Refused where another one runs, by an error; then nothing is recorded as requested.
-    operation = instance.operations.begin(kind, act, exclusive=exclusive, claim=claim)
+    operation = instance.operations.begin(kind, action, exclusive=exclusive, claim=claim)
     instance.events.record(
         f"{kind.capitalize()}Requested",
         f"{kind} of postgres was asked for",

@@ -128,6 +128,11 @@ class Progress:
     def __init__(self, entry: _Entry) -> None:
         self._entry = entry
 
+    @property
+    def operation(self) -> str:
+        """The id of the operation."""
+        return self._entry.operation.id
+
     def report(self, step: str, message: str = "", percent: float | None = None) -> None:
         """Say what is being done now; *percent* is 0 to 100, or None where nobody knows."""
         self._entry.operation = replace(

@@ -80,6 +80,16 @@ async def test_a_scanner_does_not_push_the_events_of_others_out(serving: Serving
     assert told(served)[0][0] == "Mine"
 
 
+async def test_whoever_shows_nothing_has_one_bound_whatever_he_asks(serving: Serving) -> None:
+    """Some of it is refused at the gate, some behind it, where the open readings are."""
+    async with serving() as served:
+        for _ in range(15):
+            await served.ask("POST", "/v1/nothing", port=served.control_port)
+            await served.ask("POST", "/v1/postgres/stop", port=served.control_port)
+
+    assert len(told(served)) == 20
+
+
 async def two_restarts(served: Served) -> None:
     await served.ask("POST", "/v1/postgres/restart")
     await served.ask("POST", "/v1/postgres/restart")
@@ -161,6 +171,23 @@ async def test_what_the_state_forbids_is_noted_with_its_operation(serving: Servi
     assert told(served)[-1] == (
         "ChangeRefused",
         "restart of postgres was refused: cannot restart: the instance is fenced",
+        ME,
+    )
+    assert dict(last.details) == {"code": "conflict", "operation": "op-1"}
+
+
+async def test_an_update_that_is_forbidden_after_all_is_noted(serving: Serving) -> None:
+    """Another one of the same extension has come first, since it was planned."""
+    async with serving() as served:
+        served.instance.outcome = ConflictError("somebody else is at it")
+        served.instance.release.set()
+        path = "/v1/databases/app/extensions/toy/update"
+        await served.ask("POST", path, b"{}", headers={**JSON, "Prefer": "wait=10"})
+
+    last = served.instance.events.recent()[-1]
+    assert told(served)[-1] == (
+        "ChangeRefused",
+        "update of extension 'toy' of database 'app' was refused: somebody else is at it",
         ME,
     )
     assert dict(last.details) == {"code": "conflict", "operation": "op-1"}
