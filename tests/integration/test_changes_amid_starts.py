@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
@@ -26,11 +25,9 @@ from instance_manager.errors import (
 )
 from instance_manager.extensions import drift
 from instance_manager.extensions.models import ExtensionsReport
-from instance_manager.health.snapshot import Observer, Target
-from instance_manager.journal import Journal
 from instance_manager.observability.events import Events
 from instance_manager.observability.log_pipe import PostgresLog
-from instance_manager.postgres import account, binaries
+from instance_manager.postgres import binaries
 from instance_manager.server_configuration import Written
 from instance_manager.settings.configuration_document import document_of
 from instance_manager.settings.models import Settings
@@ -39,8 +36,8 @@ from instance_manager.supervision.children import Child, Children, ExitStatus
 from instance_manager.supervision.endings import Cause
 from instance_manager.supervision.states import Event, State
 from instance_manager.supervision.work import LastExit
-from instance_manager.surroundings import Place, Surroundings
 from instance_manager.trial import Loading
+from tests.support.surroundings import observer_in, silent_journal, surroundings_in
 
 DEADLINE_SECONDS = 60.0
 ENDED = LastExit(datetime.now(UTC), None, False, Cause.OUT_OF_MEMORY, "no memory")
@@ -160,29 +157,12 @@ async def staged(
     directory: Path, state: State
 ) -> AsyncGenerator[tuple[Configuration, Staged, Stage]]:
     """Yield what applies configurations, in a directory that is ours."""
-    place = Place(binaries.Binaries(directory), directory, directory, directory, {"PATH": ""}, "")
-
-    class Load:
-        file = None
-        digest = ""
-
-    load: Any = Load()
-    here = Surroundings(
-        settings=settings_with("5MB"),
-        place=place,
-        account=account.Account(os.geteuid(), os.getegid(), None),
-        name="one",
-        control_group=None,
-        load=load,
-        was_root=False,
-        is_settled=True,
-    )
-    target = Target(directory, 5432, "postgres")
-    observer = Observer(target, clock=time.monotonic, period_seconds=1, needs_query=False)
+    here = surroundings_in(directory, settings_with("5MB"))
+    observer = observer_in(directory)
     stage = Stage(state)
     supervisor: Any = stage
     with Children() as children, PostgresLog(directory) as log:
-        journal = Journal(*[lambda one, other: None] * 3)
+        journal = silent_journal()
         startup = Staged(here, children, observer, log, clock=time.monotonic, journal=journal)
         startup.tenancy.take()
         configuration = Configuration(

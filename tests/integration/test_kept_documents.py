@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from contextlib import suppress
@@ -14,10 +13,7 @@ import pytest
 
 from instance_manager.documents import Documents
 from instance_manager.errors import DataDirectoryError, Problem
-from instance_manager.health.snapshot import Observer, Target
-from instance_manager.journal import Journal
 from instance_manager.observability.log_pipe import PostgresLog
-from instance_manager.postgres import account, binaries
 from instance_manager.postgres.data_directory import OurFiles
 from instance_manager.settings.configuration_document import document_of
 from instance_manager.settings.models import Settings
@@ -26,7 +22,7 @@ from instance_manager.supervision.children import Children
 from instance_manager.supervision.endings import Cause
 from instance_manager.supervision.threads import Serial
 from instance_manager.supervision.work import LastExit
-from instance_manager.surroundings import Place, Surroundings
+from tests.support.surroundings import observer_in, silent_journal, surroundings_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,28 +31,15 @@ if TYPE_CHECKING:
 LAST_EXIT = LastExit(datetime.now(UTC), None, False, Cause.OUT_OF_MEMORY, "no memory")
 
 
-def _journal() -> Journal:
-    return Journal(*[lambda one, other: None] * 3)
-
-
 def _startup(directory: Path, children: Children, log: PostgresLog) -> Startup:
-    settings = _settings("5MB")
-    server = binaries.Binaries(directory)
-    place = Place(server, directory, directory, directory, {"PATH": ""}, "")
-    load: Any = None
-    here = Surroundings(
-        settings=settings,
-        place=place,
-        account=account.Account(os.geteuid(), os.getegid(), None),
-        name="one",
-        control_group=None,
-        load=load,
-        was_root=False,
-        is_settled=True,
+    return Startup(
+        surroundings_in(directory, _settings("5MB")),
+        children,
+        observer_in(directory),
+        log,
+        clock=time.monotonic,
+        journal=silent_journal(),
     )
-    target = Target(directory, 5432, "postgres")
-    observer = Observer(target, clock=time.monotonic, period_seconds=1, needs_query=False)
-    return Startup(here, children, observer, log, clock=time.monotonic, journal=_journal())
 
 
 def _work_mem(settings: Settings) -> str:
@@ -128,7 +111,7 @@ def test_a_fall_back_while_a_document_is_accepted_stays_told(tmp_path: Path) -> 
     async def fallen_back() -> tuple[Problem, ...]:
         held = Held(tmp_path)
         accepting = await held.accepting(_settings("9MB"))
-        held.documents.tell_fallen_back("it has ended", _journal())
+        held.documents.tell_fallen_back("it has ended", silent_journal())
         held.let_go()
         await accepting
         return held.documents.problems
@@ -202,11 +185,11 @@ def test_a_start_that_is_given_up_leaves_the_accepted_document_to_the_next(tmp_p
         await Held(tmp_path).documents.accept(_settings("9MB"))
         documents = Held(tmp_path).documents
         file = Settings.model_validate({"configuration": {"source": "api"}})
-        first = asyncio.create_task(documents.adopted(file, _journal()))
+        first = asyncio.create_task(documents.adopted(file, silent_journal()))
         await asyncio.sleep(0)  # it has begun to read
         first.cancel()
         await asyncio.wait({first})
         assert first.cancelled()
-        return await documents.adopted(file, _journal())
+        return await documents.adopted(file, silent_journal())
 
     assert _work_mem(asyncio.run(second_start())) == "9MB"
