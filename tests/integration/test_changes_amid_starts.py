@@ -558,3 +558,26 @@ def test_a_reload_that_meets_a_server_which_lets_nobody_in_any_more_is_done_by_w
         assert work_mem(startup.settings) == "9MB"
 
     run(tmp_path, State.RUNNING, body)
+
+
+def test_a_server_that_left_before_anybody_waited_for_it_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reload goes by the state, and not by the news of it alone."""
+    monkeypatch.setattr(applying, "_ENDING_SECONDS", 0.01)
+
+    async def body(configuration: Configuration, startup: Staged, stage: Stage) -> None:
+        stage.postmaster = Child("postgres", 0, asyncio.get_running_loop().create_future())
+        startup.judging.error = UnresponsiveError("cannot ask the server")
+
+        async def missed() -> State:
+            stage.state, startup.judging.error = State.RESTARTING, None
+            return await asyncio.Future()
+
+        monkeypatch.setattr(stage, "changed", missed)
+
+        await configuration.reload(None)
+
+        assert work_mem(startup.settings) == "9MB"
+
+    run(tmp_path, State.RUNNING, body)
