@@ -33,9 +33,10 @@ class Metadata(NamedTuple):
     """The fields that are used; ``None`` for a list of paths means *not given*.
 
     *requires* are names of extensions. *preload_after* says which libraries must stand before one
-    of the volume's own in ``shared_preload_libraries``. *provenance* is shown and means nothing.
-    *origin* is what findings call it. *suggested_libraries* are those that a catalogue would have
-    loaded at the start if the volume were listed.
+    of the volume's own in ``shared_preload_libraries``. *provenance* is shown; its name and
+    version are compared with the catalogue's. *origin* is what findings call it.
+    *suggested_libraries* are those that a catalogue would have loaded at the start if the volume
+    were listed.
     """
 
     extension_control_path: tuple[str, ...] | None = None
